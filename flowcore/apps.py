@@ -1,0 +1,335 @@
+"""The decorators: a function becomes an app, a call of an app becomes a task.
+
+Reserved keyword arguments (``inputs outputs stdout stderr walltime resource_specification``, and ``label`` of
+bash_apps) are options of the call. Their defaults may stand in the function's signature. The function is given
+those that it has as parameters.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, Literal, ParamSpec, TypeVar, cast, overload
+
+from flowcore.bash import BashCommand
+from flowcore.errors import AppTimeout, ConfigurationError
+from flowcore.files import File
+from flowcore.futures import AppFuture, DataFuture
+from flowcore.kernel.task import AppInfo, AppKind, TaskSpec
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+RESERVED = frozenset({"inputs", "outputs", "stdout", "stderr", "walltime", "resource_specification", "label"})
+
+
+class App(Generic[P, R]):
+    """A decorated function. Calling it makes a task and returns its future at once.
+
+    Made by :func:`python_app`, :func:`bash_app` and :func:`join_app`; ``__wrapped__`` is the function.
+    """
+
+    def __init__(
+        self,
+        function: Callable[P, R],
+        kind: AppKind,
+        data_flow_kernel: Any,
+        executors: Sequence[str] | Literal["all"],
+        cache: bool,
+        ignore_for_cache: Sequence[str] | None,
+    ) -> None:
+        name = _check(function, kind, executors, ignore_for_cache)
+        self._dfk = data_flow_kernel
+        try:
+            parameters = inspect.signature(function).parameters
+        except ValueError:  # some builtins have none
+            parameters = {}
+        self._takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+        self._accepts = frozenset(RESERVED & parameters.keys())
+        self._defaults = {
+            name: p.default
+            for name, p in parameters.items()
+            if name in RESERVED and p.default is not p.empty and p.default is not None
+        }
+        body: Callable[..., Any] = BashCommand(function, name, self._accepts) if kind == "bash" else function
+        labels = None if executors == "all" else tuple([executors] if isinstance(executors, str) else executors)
+        self._info = AppInfo(
+            name, kind, body, function, labels, cache, tuple(ignore_for_cache or ())
+        )
+        self._timed: dict[float, Callable[..., Any]] = {}
+        functools.update_wrapper(self, function, updated=())
+
+    @overload
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> AppFuture[R]: ...
+
+    @overload
+    def __call__(self, *args: Any, **kwargs: Any) -> AppFuture[R]: ...
+
+    def __call__(self, *args: Any, **kwargs: Any) -> AppFuture[R]:
+        """Make a task of this call.
+
+        Raises:
+            NoKernelError: no configuration is loaded.
+            UnknownExecutorError: the app names an executor that the configuration does not have.
+            ConfigurationError: a reserved keyword argument has a value that it cannot have.
+        """
+        kernel = (self._dfk or _loaded_dfk(self._info.name)).kernel
+        if not kwargs and not self._defaults:
+            return cast(AppFuture[R], kernel.submit(TaskSpec(self._info, self._info.func, args, kwargs)))
+        return cast(AppFuture[R], kernel.submit(self._spec(args, kwargs)))
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        # An app defined in a class body is a method, as its function would be.
+        return self if instance is None else functools.partial(self, instance)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        info = self._info
+        labels = "all" if info.executors is None else list(info.executors)
+        return App, (self.__wrapped__, info.kind, None, labels, info.cache, list(info.ignore_for_cache))
+
+    def __repr__(self) -> str:
+        return f"<{self._info.kind}_app {self._info.name}>"
+
+    def _spec(self, args: tuple[Any, ...], given: dict[str, Any]) -> TaskSpec:
+        info = self._info
+        kwargs = {**self._defaults, **given} if self._defaults else given
+        if not RESERVED.intersection(kwargs):
+            return TaskSpec(info, info.func, args, kwargs)
+        func = info.func
+        walltime = kwargs.get("walltime")
+        if walltime is not None:
+            if not isinstance(walltime, int | float) or isinstance(walltime, bool) or walltime <= 0:
+                raise ConfigurationError(
+                    f"app {info.name!r}: walltime={walltime!r}: expected a positive number of seconds"
+                )
+            if info.kind == "python":
+                func = self._timed.get(walltime) or self._timed.setdefault(
+                    walltime, WithWalltime(func, walltime, info.name)
+                )
+        resources = kwargs.get("resource_specification") or {}
+        if not isinstance(resources, dict):
+            raise ConfigurationError(
+                f"app {info.name!r}: resource_specification={resources!r}: expected a dict, "
+                f"got {type(resources).__name__}"
+            )
+        outputs = kwargs.get("outputs") or ()
+        if outputs:
+            kwargs = {**kwargs, "outputs": _files(outputs, info.name)}
+            outputs = kwargs["outputs"]
+        label = kwargs.get("label")
+        kept = {k: v for k, v in kwargs.items() if k not in RESERVED or self._passes(k)}
+        return TaskSpec(info, func, args, kept, resources, tuple(outputs), label)
+
+    def _passes(self, option: str) -> bool:
+        if option in self._accepts:
+            return True
+        if self._info.kind == "bash":
+            # The command needs them, whether the function does or not.
+            return option in ("outputs", "stdout", "stderr", "walltime", "inputs")
+        # What inputs holds must be waited for.
+        return option in ("inputs", "outputs") and self._takes_any
+
+
+def _loaded_dfk(app_name: str) -> Any:
+    # Replaced by the function itself on the first call: the session imports this module.
+    global _loaded_dfk
+    from flowcore.session import kernel_for_app
+
+    _loaded_dfk = kernel_for_app
+    return kernel_for_app(app_name)
+
+
+def _files(outputs: Any, app_name: str) -> list[File]:
+    files = []
+    if isinstance(outputs, str | bytes) or not hasattr(outputs, "__iter__"):
+        raise ConfigurationError(f"app {app_name!r}: outputs={outputs!r}: expected a list of File objects")
+    for output in outputs:
+        if isinstance(output, DataFuture):
+            output = output.file_obj
+        if not isinstance(output, File):
+            raise ConfigurationError(
+                f"app {app_name!r}: outputs holds {output!r} of type {type(output).__name__}; wrap it: File(...)"
+            )
+        files.append(output)
+    return files
+
+
+def _check(
+    function: Any, kind: AppKind, executors: Any, ignore_for_cache: Sequence[str] | None
+) -> str:
+    decorator = f"@{kind}_app"
+    if not callable(function):
+        raise ConfigurationError(f"{decorator} decorates a function, got {function!r}")
+    name = getattr(function, "__name__", None)
+    if not isinstance(name, str):
+        raise ConfigurationError(
+            f"{decorator}: {function!r} has no __name__; give it one, for a partial with functools.update_wrapper"
+        )
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise ConfigurationError(
+            f"{decorator}: {name!r} is a generator function; a task gives one result: return a list instead"
+        )
+    if inspect.iscoroutinefunction(function):
+        raise ConfigurationError(f"{decorator}: {name!r} is a coroutine function; decorate an ordinary one")
+    if executors != "all":
+        labels = [executors] if isinstance(executors, str) else executors
+        if not isinstance(labels, list | tuple) or not labels or not all(isinstance(e, str) for e in labels):
+            raise ConfigurationError(
+                f"{decorator}(executors={executors!r}): expected 'all' or a list of executor labels"
+            )
+    if isinstance(ignore_for_cache, str):
+        raise ConfigurationError(
+            f"{decorator}(ignore_for_cache={ignore_for_cache!r}): expected a list of names, "
+            f"[{ignore_for_cache!r}]"
+        )
+    return name
+
+
+class WithWalltime:
+    """Runs a function for a limited time, where the task runs.
+
+    The function runs in a thread of its own, which gets :class:`AppTimeout` raised in it when time is up; code
+    that does not return to the interpreter goes on in the background, but the task has failed by then.
+    """
+
+    def __init__(self, function: Callable[..., Any], walltime: float, name: str) -> None:
+        self.function = function
+        self.walltime = walltime
+        self.__name__ = name
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        outcome: list[Any] = []
+
+        def run() -> None:
+            try:
+                outcome.append((True, self.function(*args, **kwargs)))
+            except BaseException as error:  # noqa: BLE001 - handed to the caller's thread
+                outcome.append((False, error))
+
+        thread = threading.Thread(target=run, name=f"walltime-{self.__name__}", daemon=True)
+        thread.start()
+        thread.join(self.walltime)
+        if thread.is_alive():
+            _interrupt(thread)
+            raise AppTimeout(f"app {self.__name__!r} ran longer than its walltime of {self.walltime:g} s")
+        good, value = outcome[0]
+        if good:
+            return value
+        raise value
+
+
+def _interrupt(thread: threading.Thread) -> None:
+    import ctypes
+
+    if thread.ident is not None:
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(
+            ctypes.c_ulong(thread.ident), ctypes.py_object(AppTimeout)
+        )
+
+
+def _decorate(
+    function: Any, kind: AppKind, kernel: Any, executors: Any, cache: bool, ignore: Sequence[str] | None
+) -> Any:
+    if function is None:
+        return lambda decorated: App(decorated, kind, kernel, executors, cache, ignore)
+    return App(function, kind, kernel, executors, cache, ignore)
+
+
+@overload
+def python_app(function: Callable[P, R]) -> App[P, R]: ...
+
+
+@overload
+def python_app(
+    function: None = None,
+    data_flow_kernel: Any = None,
+    cache: bool = False,
+    executors: Sequence[str] | Literal["all"] = "all",
+    ignore_for_cache: Sequence[str] | None = None,
+) -> Callable[[Callable[P, R]], App[P, R]]: ...
+
+
+def python_app(
+    function: Callable[P, R] | None = None,
+    data_flow_kernel: Any = None,
+    cache: bool = False,
+    executors: Sequence[str] | Literal["all"] = "all",
+    ignore_for_cache: Sequence[str] | None = None,
+) -> Any:
+    """Make a Python function an app.
+
+    Args:
+        function: the function; left out where the decorator is used with arguments.
+        data_flow_kernel: the :class:`flowcore.DataFlowKernel` to run in; None for the loaded one.
+        cache: reuse the result of an earlier call with equal arguments.
+        executors: labels of the executors that may run it, or ``"all"``.
+        ignore_for_cache: names of arguments that do not make calls different for ``cache``.
+
+    Raises:
+        ConfigurationError: the function cannot be an app (a generator, a coroutine function).
+    """
+    return _decorate(function, "python", data_flow_kernel, executors, cache, ignore_for_cache)
+
+
+@overload
+def bash_app(function: Callable[P, str]) -> App[P, int]: ...
+
+
+@overload
+def bash_app(
+    function: None = None,
+    data_flow_kernel: Any = None,
+    cache: bool = False,
+    executors: Sequence[str] | Literal["all"] = "all",
+    ignore_for_cache: Sequence[str] | None = None,
+) -> Callable[[Callable[P, str]], App[P, int]]: ...
+
+
+def bash_app(
+    function: Callable[P, str] | None = None,
+    data_flow_kernel: Any = None,
+    cache: bool = False,
+    executors: Sequence[str] | Literal["all"] = "all",
+    ignore_for_cache: Sequence[str] | None = None,
+) -> Any:
+    """Make a function that returns a command line an app that runs it with bash.
+
+    The future's result is 0; any other exit code is a :class:`flowcore.errors.BashExitFailure`. The arguments
+    are those of :func:`python_app`.
+
+    Raises:
+        ConfigurationError: the function cannot be an app.
+    """
+    return _decorate(function, "bash", data_flow_kernel, executors, cache, ignore_for_cache)
+
+
+@overload
+def join_app(function: Callable[P, Any]) -> App[P, Any]: ...
+
+
+@overload
+def join_app(
+    function: None = None,
+    data_flow_kernel: Any = None,
+    cache: bool = False,
+    ignore_for_cache: Sequence[str] | None = None,
+) -> Callable[[Callable[P, Any]], App[P, Any]]: ...
+
+
+def join_app(
+    function: Callable[P, Any] | None = None,
+    data_flow_kernel: Any = None,
+    cache: bool = False,
+    ignore_for_cache: Sequence[str] | None = None,
+) -> Any:
+    """Make a function that calls apps, and returns a future or a list of futures, an app.
+
+    It runs in a thread of this process; its future has the values of the futures that it returned, and no
+    worker is held while they are awaited. The arguments are those of :func:`python_app`.
+
+    Raises:
+        ConfigurationError: the function cannot be an app.
+    """
+    return _decorate(function, "join", data_flow_kernel, "all", cache, ignore_for_cache)

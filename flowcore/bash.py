@@ -1,0 +1,165 @@
+"""Runs the command line of a bash_app, where the task runs.
+
+Imported by workers: light.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+from flowcore.errors import (
+    AppBadFormatting,
+    AppTimeout,
+    BadStdStreamFile,
+    BashAppNoReturn,
+    BashExitFailure,
+    MissingOutputs,
+)
+from flowcore.files import File
+
+#: How much of the end of stderr an error shows.
+TAIL_BYTES = 2000
+
+
+class BashCommand:
+    """Calls a bash_app's function for a command line, and runs that.
+
+    Args:
+        function: the decorated function.
+        name: the app's name.
+        accepts: names of the options that the function has as parameters.
+    """
+
+    def __init__(self, function: Callable[..., Any], name: str, accepts: frozenset[str]) -> None:
+        self.function = function
+        self.name = name
+        self.accepts = accepts
+        self.__name__ = name
+
+    def __call__(self, *args: Any, **kwargs: Any) -> int:
+        """Run the command; return 0.
+
+        Raises:
+            AppBadFormatting: the function could not make the command line of its arguments.
+            BashAppNoReturn: the function returned no string.
+            BadStdStreamFile: ``stdout`` or ``stderr`` cannot be opened.
+            AppTimeout: the command ran longer than ``walltime`` seconds; its process group was killed.
+            BashExitFailure: the command exited with another code than 0.
+            MissingOutputs: a file of ``outputs`` is not there.
+        """
+        walltime = kwargs.get("walltime")
+        passed = {k: v for k, v in kwargs.items() if k in self.accepts or k not in _OPTIONS}
+        try:
+            command = self.function(*args, **passed)
+        except (IndexError, KeyError, AttributeError, ValueError) as error:
+            # What str.format and % raise for a template that does not fit its values.
+            raise AppBadFormatting(
+                f"bash_app {self.name!r} failed while it made its command line: {type(error).__name__}: {error}"
+            ) from error
+        if not isinstance(command, str):
+            raise BashAppNoReturn(
+                f"bash_app {self.name!r} must return its command line as a string, it returned {command!r:.80} "
+                f"of type {type(command).__name__}; does it lack a return?"
+            )
+        stderr_path: str | None = None
+        streams: dict[str, IO[bytes] | None] = {}
+        try:
+            for name in ("stdout", "stderr"):
+                streams[name], path = _open(name, kwargs.get(name))
+                if name == "stderr":
+                    stderr_path = path
+                elif streams[name] is not None:
+                    # As the reference: what is run stands in the log.
+                    header = f"--> executable follows <--\n{command}\n--> end executable <--\n"
+                    _note(streams[name], header)
+            code = self._run(command, streams["stdout"], streams["stderr"], walltime)
+        finally:
+            for stream in streams.values():
+                if stream is not None:
+                    stream.close()
+        if code != 0:
+            raise BashExitFailure(self.name, code, _tail(stderr_path))
+        outputs = kwargs.get("outputs") or ()
+        missing = [o for o in outputs if not Path(_local(o)).exists()]
+        if missing:
+            raise MissingOutputs(f"bash_app {self.name!r} ended well but did not make all its outputs", missing)
+        return code
+
+    def _run(
+        self, command: str, stdout: IO[bytes] | None, stderr: IO[bytes] | None, walltime: float | None
+    ) -> int:
+        # A session of its own, so that a walltime reaches all that the command started.
+        with subprocess.Popen(
+            ["/bin/bash", "-c", command],
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=stderr,
+            start_new_session=True,
+        ) as process:
+            try:
+                return process.wait(timeout=walltime)
+            except subprocess.TimeoutExpired:
+                raise AppTimeout(
+                    f"bash_app {self.name!r} ran longer than its walltime of {walltime:g} s and was killed"
+                ) from None
+            finally:
+                if process.returncode is None:
+                    try:
+                        os.killpg(process.pid, signal.SIGKILL)
+                    except ProcessLookupError:
+                        pass
+                    process.wait()
+
+
+#: Keyword arguments of a call that are options of flowcore; the function sees those that it has as parameters.
+_OPTIONS = frozenset({"inputs", "outputs", "stdout", "stderr", "walltime"})
+
+
+def _local(output: Any) -> str:
+    return output.filepath if isinstance(output, File) else os.fspath(output)
+
+
+def _note(stream: IO[bytes] | None, text: str) -> None:
+    if stream is not None:
+        stream.write(text.encode())
+        stream.flush()
+
+
+def _open(name: str, target: Any) -> tuple[IO[bytes] | None, str | None]:
+    if target is None:
+        return None, None
+    mode = "a+"
+    if isinstance(target, tuple):
+        if len(target) != 2 or not isinstance(target[1], str):
+            raise BadStdStreamFile(f"{name}={target!r}: a tuple must be (path, mode), for example ('out.txt', 'w')")
+        target, mode = target
+    if isinstance(target, File):
+        target = target.filepath
+    if not isinstance(target, str | os.PathLike):
+        raise BadStdStreamFile(
+            f"{name}={target!r}: expected a path, (path, mode), a File or flowcore.AUTO_LOGNAME, "
+            f"got {type(target).__name__}"
+        )
+    path = Path(target)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open(mode.replace("b", "").replace("t", "") + "b"), str(path)
+    except (OSError, ValueError) as error:
+        raise BadStdStreamFile(f"{name}={str(path)!r} cannot be opened with mode {mode!r}: {error}") from error
+
+
+def _tail(path: str | None) -> str | None:
+    if path is None:
+        return None
+    try:
+        with Path(path).open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - TAIL_BYTES))
+            return file.read().decode(errors="replace").strip() or None
+    except OSError:
+        return None

@@ -1,0 +1,76 @@
+"""The launchers for one node, and the one that puts a command before another."""
+
+from __future__ import annotations
+
+import attrs
+
+from flowcore.plugins.api import ConfigurationError, Launcher, component
+
+
+@component
+class SimpleLauncher(Launcher):
+    """Runs the command as it is, once, whatever the number of nodes and tasks."""
+
+    debug: bool = True
+
+    def __call__(self, command: str, tasks_per_node: int, nodes_per_block: int) -> str:
+        """Return the command."""
+        return command
+
+
+@component
+class SingleNodeLauncher(Launcher):
+    """Runs the command ``tasks_per_node`` times at once on one node, with ``CORES`` set to its cores.
+
+    Attributes:
+        debug: say in the job's stdout what is started and how it ended.
+        fail_on_any: exit with an error if any copy fails; else only if all do.
+    """
+
+    debug: bool = True
+    fail_on_any: bool = False
+
+    def __call__(self, command: str, tasks_per_node: int, nodes_per_block: int) -> str:
+        """Return a script that starts the copies, waits for all and exits as they did."""
+        say = 'echo "flowcore: $*"' if self.debug else ":"
+        bad = "[ $failed -gt 0 ]" if self.fail_on_any else f"[ $failed -eq {tasks_per_node} ]"
+        return f"""\
+export CORES=$(getconf _NPROCESSORS_ONLN)
+say() {{ {say}; }}
+worker() {{
+{command}
+}}
+say "$CORES cores, starting {tasks_per_node} copies"
+pids=()
+for copy in $(seq {tasks_per_node}); do
+    worker &
+    pids+=($!)
+done
+failed=0
+last=0
+for pid in "${{pids[@]}}"; do
+    wait $pid || {{ last=$?; failed=$((failed + 1)); say "process $pid exited with $last"; }}
+done
+if {bad}; then exit $last; fi
+"""
+
+
+def _not_empty(instance: object, attribute: attrs.Attribute[str], value: str) -> None:
+    if not value.strip():
+        raise ConfigurationError("WrappedLauncher(prepend=''): give the command to put before the worker's")
+
+
+@component
+class WrappedLauncher(Launcher):
+    """Puts a command before the worker's, once, for example a container's: ``docker run -i image``.
+
+    Attributes:
+        prepend: what stands before the command.
+    """
+
+    prepend: str = attrs.field(validator=_not_empty)
+    debug: bool = True
+
+    def __call__(self, command: str, tasks_per_node: int, nodes_per_block: int) -> str:
+        """Return ``prepend`` and the command on one line."""
+        return f"{self.prepend} {command}"

@@ -1,0 +1,310 @@
+"""What a run is made of: :class:`Config`, made from Python objects, from names, or from a TOML file.
+
+The three doors give the same object: mappings with a ``plugin`` key become components through the registry,
+and every refusal names the path to the value, the value, what was expected, and a close match.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+import tomllib
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from flowcore.errors import ConfigurationError, PluginError
+from flowcore.plugins import registry
+from flowcore.plugins.component import at_least, check_type, close_match, component, describe_type, options, type_hints
+from flowcore.plugins.executor import Executor
+
+CHECKPOINT_MODES = ("task_exit", "periodic", "dfk_exit", "manual")
+_PERIOD = re.compile(r"(\d+):([0-5]?\d):([0-5]?\d)")
+
+
+def period_seconds(text: str) -> int:
+    """Return the seconds of ``HH:MM:SS``.
+
+    Raises:
+        ConfigurationError: it is not of this form, or 0.
+    """
+    match = _PERIOD.fullmatch(text)
+    seconds = sum(int(p) * f for p, f in zip(match.groups(), (3600, 60, 1), strict=True)) if match else 0
+    if seconds == 0:
+        raise ConfigurationError(f"checkpoint_period={text!r}: expected HH:MM:SS, for example '00:30:00'")
+    return seconds
+
+
+def _executors(value: Any) -> Any:
+    if value is None:
+        return None
+    if isinstance(value, Mapping | str | Executor) or not hasattr(value, "__iter__"):
+        raise ConfigurationError(
+            f"Config(executors={value!r}): expected a list of executors, got {type(value).__name__}"
+        )
+    return [_built("executor", entry, f"executors[{i}]") for i, entry in enumerate(value)]
+
+
+def _built(kind: str, value: Any, path: str) -> Any:
+    return build(kind, value, path) if isinstance(value, Mapping) else value
+
+
+def _check_executors(config: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if value is None:
+        return
+    if not value:
+        raise ConfigurationError("Config(executors=[]): a run needs at least one executor; leave it out for threads")
+    labels: dict[str, int] = {}
+    for i, executor in enumerate(value):
+        if not isinstance(executor, Executor):
+            raise ConfigurationError(
+                f"executors[{i}]: expected an Executor or a dict with the key 'plugin', "
+                f"got {executor!r} of type {type(executor).__name__}"
+            )
+        if executor.label in labels:
+            raise ConfigurationError(
+                f"executors[{labels[executor.label]}] and executors[{i}] have one label, {executor.label!r}: "
+                "give each a label of its own, by which apps can name it"
+            )
+        if executor.label.startswith("_flowcore"):
+            raise ConfigurationError(f"executors[{i}]: labels that begin with _flowcore are the core's own")
+        labels[executor.label] = i
+
+
+def _check_mode(config: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if value is not None and value not in CHECKPOINT_MODES:
+        raise ConfigurationError(
+            f"Config(checkpoint_mode={value!r}): expected one of {', '.join(map(repr, CHECKPOINT_MODES))} or None"
+            f"{close_match(str(value), CHECKPOINT_MODES)}"
+        )
+
+
+def _check_period(config: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if value is not None:
+        period_seconds(value)
+
+
+def _check_strategy(config: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if value is not None:
+        registry.find("strategy", value)
+
+
+@component
+class Config:
+    """All options of a run. Checked once, here; a Config is used for one run.
+
+    Attributes:
+        executors: executors, as objects or as mappings with the key ``plugin``; None: one of threads.
+        app_cache: whether ``cache=True`` of apps has an effect.
+        checkpoint_files: checkpoints to load results from; see :mod:`flowcore.checkpoints`.
+        checkpoint_mode: when results of cached apps are written to disk: ``task_exit``, ``periodic``,
+            ``dfk_exit``, ``manual``; None: never.
+        checkpoint_period: ``HH:MM:SS`` between two checkpoints of the mode ``periodic``; None: 30 minutes.
+        garbage_collect: forget tasks that are over.
+        internal_tasks_max_threads: threads of this process for join_apps, lifted operators and staging.
+        retries: how often a failed task is tried again; with a ``retry_handler``, the budget of its costs.
+        retry_handler: ``(exception, task) -> cost`` of a failure; None: 1 each.
+        run_dir: folder below which each run has its own.
+        strategy: name of the scaling strategy; None as ``none``.
+        strategy_period: seconds between two decisions of it.
+        max_idletime: seconds after which idle blocks may be given back.
+        monitoring: an object or module with hook implementations, for example a monitoring hub.
+        hooks: further such objects.
+        usage_tracking: must be asked for; nothing is sent otherwise.
+        initialize_logging: write ``flowcore.log`` in the run's folder.
+    """
+
+    executors: list[Any] | None = attrs.field(default=None, converter=_executors, validator=_check_executors)
+    app_cache: bool = True
+    checkpoint_files: Sequence[str | os.PathLike[str]] | None = None
+    checkpoint_mode: str | None = attrs.field(default=None, validator=_check_mode)
+    checkpoint_period: str | None = attrs.field(default=None, validator=_check_period)
+    garbage_collect: bool = True
+    internal_tasks_max_threads: int = attrs.field(default=10, validator=at_least(1))
+    retries: int = attrs.field(default=0, validator=at_least(0))
+    retry_handler: Callable[..., Any] | None = None
+    run_dir: str | os.PathLike[str] = "runinfo"
+    strategy: str | None = attrs.field(default="simple", validator=_check_strategy)
+    strategy_period: float | int = attrs.field(default=5, validator=at_least(0.01))
+    max_idletime: float = attrs.field(default=120.0, validator=at_least(0))
+    monitoring: Any = None
+    usage_tracking: bool = False
+    initialize_logging: bool = True
+    hooks: Sequence[Any] = ()
+
+    def __attrs_post_init__(self) -> None:
+        if self.checkpoint_mode is not None and not self.app_cache:
+            raise ConfigurationError(
+                f"Config(checkpoint_mode={self.checkpoint_mode!r}, app_cache=False): only cached results are "
+                "checkpointed; set app_cache=True or leave checkpoint_mode out"
+            )
+        if self.checkpoint_period is not None and self.checkpoint_mode != "periodic":
+            raise ConfigurationError(
+                f"Config(checkpoint_period={self.checkpoint_period!r}) is for checkpoint_mode='periodic', "
+                f"and checkpoint_mode is {self.checkpoint_mode!r}"
+            )
+        if self.executors is None:
+            self.executors = [registry.get("executor", "threads")()]
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], source: str = "config") -> Config:
+        """Make a Config of nested mappings with the same keys as the Python objects.
+
+        Args:
+            values: options; components are mappings with ``plugin`` and their options.
+            source: what to call the mapping in errors.
+
+        Raises:
+            ConfigurationError: says which key, by its path.
+        """
+        return typing.cast(Config, build_object(cls, values, source))
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str], profile: str | None = None) -> Config:
+        """Make a Config of a TOML file.
+
+        Args:
+            path: the file.
+            profile: name of a table ``[profiles.NAME]`` in it, whose keys replace those of the top level.
+
+        Raises:
+            ConfigurationError: the file is not there, is not TOML, or has no such profile; or as
+                :meth:`from_dict`.
+        """
+        return cls.from_dict(read_file(path, profile), str(path))
+
+
+def read_file(path: str | os.PathLike[str], profile: str | None = None) -> dict[str, Any]:
+    """Return the options in a TOML file, with those of a profile over them.
+
+    Raises:
+        ConfigurationError: the file is not there, is not TOML, or has no such profile.
+    """
+    file = Path(path)
+    try:
+        values = tomllib.loads(file.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        hint = ""
+        if file.suffix == ".py":
+            hint = ". It is a Python file: import its Config object and pass that to flowcore.load()"
+        raise ConfigurationError(f"{file} is not TOML: {error}{hint}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{file} is not TOML: it is not UTF-8 text ({error})") from error
+    except OSError as error:
+        raise ConfigurationError(f"cannot read the configuration {file}: {error.strerror or error}") from error
+    profiles = values.pop("profiles", {})
+    if profile is not None:
+        if profile not in profiles:
+            raise ConfigurationError(
+                f"{file} has no profile {profile!r}{close_match(profile, profiles)}; "
+                f"its profiles: {', '.join(profiles) or 'none'}"
+            )
+        values.update(profiles[profile])
+    return values
+
+
+def build(kind: str, values: Mapping[str, Any], path: str) -> Any:
+    """Make a component of a mapping: ``plugin`` names it, all else are its options.
+
+    Raises:
+        ConfigurationError: with ``path`` and what is wrong below it.
+    """
+    values = dict(values)
+    name = values.pop("plugin", None)
+    if not isinstance(name, str):
+        names = ", ".join(p.name for p in registry.installed(kind))
+        raise ConfigurationError(f"{path}.plugin: the name of a {kind} is missing; installed: {names}")
+    try:
+        cls = registry.get(kind, name)
+    except PluginError as error:
+        raise ConfigurationError(f"{path}.plugin: {error}") from error
+    return build_object(cls, values, path)
+
+
+def build_object(cls: type, values: Mapping[str, Any], path: str) -> Any:
+    """Make an object of a class from options, making components of the mappings among them."""
+    known = options(cls)
+    hints = type_hints(cls)
+    arguments: dict[str, Any] = {}
+    for key, value in values.items():
+        where = f"{path}.{key}"
+        if key not in known:
+            raise ConfigurationError(
+                f"{where}: {cls.__name__} has no option {key!r}{close_match(key, known)}; "
+                f"its options: {', '.join(known)}"
+            )
+        hint = hints.get(key, Any)
+        made = _value(value, hint, where)
+        # Config's own executors are converted by its class.
+        if not (cls is Config and key == "executors"):
+            try:
+                check_type(made, hint)
+            except TypeError:
+                raise ConfigurationError(
+                    f"{where} = {value!r}: expected {describe_type(hint)}, got {type(value).__name__}"
+                ) from None
+        arguments[key] = made
+    missing = [n for n, p in known.items() if p.default is inspect.Parameter.empty and n not in arguments]
+    if missing:
+        raise ConfigurationError(f"{path}: {cls.__name__} needs the option{'s' * (len(missing) > 1)} {', '.join(missing)}")
+    try:
+        return cls(**arguments)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{path}: {error}") from error
+
+
+def kind_of(hint: Any) -> str | None:
+    """Return the kind of component that a type annotation admits, or None."""
+    contracts = registry.contracts()
+    for part in _parts(hint):
+        for contract, kind in contracts.items():
+            if isinstance(part, type) and issubclass(part, contract):
+                return kind
+    return None
+
+
+def _parts(hint: Any) -> list[Any]:
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        return [p for a in typing.get_args(hint) for p in _parts(a)]
+    return [hint]
+
+
+def _value(value: Any, hint: Any, path: str) -> Any:
+    if isinstance(value, Mapping) and "plugin" in value:
+        kind = kind_of(hint)
+        if kind is not None:
+            return build(kind, value, path)
+    parts = _parts(hint)
+    if isinstance(value, list):
+        for part in parts:
+            arguments = typing.get_args(part)
+            origin = typing.get_origin(part)
+            if origin is tuple:  # TOML has no tuples
+                return tuple(value)
+            if arguments and isinstance(origin, type) and issubclass(origin, Sequence):
+                return [_value(v, arguments[0], f"{path}[{i}]") for i, v in enumerate(value)]
+    if isinstance(value, str) and ":" in value and any(_is_callable(p) for p in parts) and str not in parts:
+        return _import(value, path)
+    return value
+
+
+def _is_callable(hint: Any) -> bool:
+    return hint is Callable or typing.get_origin(hint) in (Callable, typing.get_origin(Callable[..., Any]))
+
+
+def _import(reference: str, path: str) -> Any:
+    """Return the function that ``module:name`` refers to."""
+    module, _, name = reference.partition(":")
+    try:
+        found: Any = __import__(module, fromlist=["_"])
+        for part in name.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError) as error:
+        raise ConfigurationError(f"{path} = {reference!r}: cannot be imported as module:name: {error}") from error
+    return found

@@ -1,0 +1,551 @@
+"""The state machine: events in, actions out.
+
+Rules of this module: no I/O, no clock, no lock, no thread, no user code. ``handle`` is called by one thread at
+a time (the shell holds its lock) and returns what the shell is to do, in order. An event about an attempt or a
+task that is over is stale and ignored; a step that the table in :mod:`.states` does not have is a defect, and
+raises with the last events of its task.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError, Future
+from typing import Any
+
+import attrs
+
+from flowcore.errors import InvalidTransition
+from flowcore.futures import AppFuture, DataFuture
+from flowcore.kernel.states import FINAL, TRANSITIONS, States
+from flowcore.kernel.task import Task
+from flowcore.plugins.executor import AttemptResult
+
+# --- events: what happened. `at` is epoch seconds.
+
+_event = attrs.define(slots=True, eq=False)
+
+
+@_event
+class Submitted:
+    """A call was made; ``dependencies`` are the futures among its arguments, each once."""
+
+    task: Task
+    dependencies: Sequence[Future[Any]]
+    at: float
+
+
+@_event
+class FutureDone:
+    """A future that the shell was told to watch for a task is done."""
+
+    task_id: int
+    try_id: int
+    at: float
+
+
+@_event
+class Prepared:
+    """The task's values and executor are set, and its result is not known yet.
+
+    ``staging`` are the futures of files on their way.
+    """
+
+    task_id: int
+    staging: Sequence[Future[Any]]
+    at: float
+
+
+@_event
+class MemoHit:
+    """The task's result was known."""
+
+    task_id: int
+    value: Any
+    at: float
+
+
+@_event
+class DependenciesFailed:
+    """Values cannot be had for the task's futures."""
+
+    task_id: int
+    error: BaseException
+    at: float
+
+
+@_event
+class AttemptsEnded:
+    """Attempts ended on an executor, or failed on the way there."""
+
+    results: Sequence[AttemptResult]
+    at: float
+
+
+@_event
+class AttemptsRunning:
+    """An executor says that attempts began to run."""
+
+    attempts: Sequence[tuple[int, int]]
+    at: float
+
+
+@_event
+class RetryCost:
+    """The retry handler has spoken on an attempt's failure; ``error`` is what it raised."""
+
+    task_id: int
+    try_id: int
+    failure: BaseException
+    cost: float
+    error: BaseException | None
+    at: float
+
+
+@_event
+class Finished:
+    """The join or the stage-out of an attempt is over, with a value or an error."""
+
+    task_id: int
+    try_id: int
+    value: Any
+    error: BaseException | None
+    at: float
+
+
+@_event
+class CancelRequested:
+    """The user wants the task cancelled."""
+
+    task_id: int
+    at: float
+
+
+@_event
+class Aborted:
+    """The run ends: every task that is not over fails with an error that ``make_error`` gives."""
+
+    make_error: Callable[[Task], BaseException]
+    at: float
+
+
+Event = (
+    Submitted
+    | FutureDone
+    | Prepared
+    | MemoHit
+    | DependenciesFailed
+    | AttemptsEnded
+    | AttemptsRunning
+    | RetryCost
+    | Finished
+    | CancelRequested
+    | Aborted
+)
+
+
+# --- actions: what the shell is to do
+
+_action = attrs.define(slots=True, eq=False)
+
+
+@_action
+class Watch:
+    """Post FutureDone for the task when the future is done."""
+
+    task: Task
+    future: Future[Any]
+
+
+@_action
+class Prepare:
+    """Put values for futures, look the result up, begin to stage; post what came of it."""
+
+    task: Task
+
+
+@_action
+class FinishStaging:
+    """All staged files are there: put them in, then post Prepared again."""
+
+    task: Task
+
+
+@_action
+class Submit:
+    """Give the task's current attempt to its executor."""
+
+    task: Task
+
+
+@_action
+class AskRetryCost:
+    """Call the user's retry handler; post RetryCost."""
+
+    task: Task
+    failure: BaseException
+
+
+@_action
+class BeginJoin:
+    """Look at what the join_app returned; watch its futures through :meth:`Machine.watch_join`."""
+
+    task: Task
+
+
+@_action
+class CollectJoin:
+    """All joined futures are done: post Finished with their values."""
+
+    task: Task
+
+
+@_action
+class CollectStageOuts:
+    """All files have been taken out: post Finished with the task's value."""
+
+    task: Task
+
+
+@_action
+class TellStagers:
+    """The task's function has run, or failed with ``error``: its files may be taken out, or will not be."""
+
+    task: Task
+    error: BaseException | None
+
+
+@_action
+class CancelAttempt:
+    """Take the current attempt back from its executor, if that works."""
+
+    task: Task
+
+
+@_action
+class Settle:
+    """The task is over: record the result, set its futures."""
+
+    task: Task
+    value: Any
+    error: BaseException | None
+
+
+@_action
+class Announce:
+    """The task changed its state; made only while somebody listens."""
+
+    task: Task
+    state: States
+    at: float
+    error: BaseException | None
+
+
+Action = (
+    Watch
+    | Prepare
+    | FinishStaging
+    | Submit
+    | AskRetryCost
+    | BeginJoin
+    | CollectJoin
+    | CollectStageOuts
+    | TellStagers
+    | CancelAttempt
+    | Settle
+    | Announce
+)
+
+#: How many of the last steps, of all tasks, are remembered for the message of an InvalidTransition.
+HISTORY = 2000
+
+
+class Machine:
+    """Holds all tasks of a run and decides what happens next.
+
+    Args:
+        retries: how much cost of failed attempts a task may have and still be tried again.
+        ask_retry_cost: whether a retry handler decides the cost; else every failure costs 1.
+        keep_finished: keep the records of tasks that are over.
+        announce: make an Announce action for each change of state.
+    """
+
+    def __init__(
+        self,
+        retries: float = 0,
+        ask_retry_cost: bool = False,
+        keep_finished: bool = False,
+        announce: bool = False,
+    ) -> None:
+        self.tasks: dict[int, Task] = {}
+        self.counts: dict[States, int] = dict.fromkeys(States, 0)
+        self.unfinished = 0
+        self.announce = announce
+        self._retries = retries
+        self._ask_retry_cost = ask_retry_cost
+        self._keep_finished = keep_finished
+        self._history: deque[tuple[int, str, States]] = deque(maxlen=HISTORY)
+        self._handlers: dict[type, Callable[[Any, list[Action]], None]] = {
+            Submitted: self._submitted,
+            FutureDone: self._future_done,
+            Prepared: self._prepared,
+            MemoHit: self._memo_hit,
+            DependenciesFailed: self._dependencies_failed,
+            AttemptsEnded: self._attempts_ended,
+            AttemptsRunning: self._attempts_running,
+            RetryCost: self._retry_cost,
+            Finished: self._finished,
+            CancelRequested: self._cancel_requested,
+            Aborted: self._aborted,
+        }
+
+    def handle(self, event: Event) -> list[Action]:
+        """Take an event in; return what is to be done, in order.
+
+        Raises:
+            InvalidTransition: the event makes no sense in its task's state.
+        """
+        actions: list[Action] = []
+        self._handlers[type(event)](event, actions)
+        return actions
+
+    def watch_join(self, task: Task, futures: Sequence[Future[Any]]) -> list[Action]:
+        """Wait for the futures that a join_app returned; like :meth:`handle`."""
+        actions: list[Action] = []
+        if task.state is States.joining:
+            self._wait_for(task, futures, actions)
+            if task.waiting == 0:
+                self._go_on(task, actions)
+        return actions
+
+    # --- steps
+
+    def _move(
+        self, task: Task, state: States, event: str, at: float, actions: list[Action], error: Any = None
+    ) -> None:
+        before = task.state
+        if state not in TRANSITIONS[before]:
+            steps = "\n".join(f"  {e}: {s.name}" for i, e, s in self._history if i == task.id) or "  none"
+            raise InvalidTransition(
+                task.id,
+                f"{task} cannot go from {before.name} to {state.name} on {event}. Its last steps:\n{steps}",
+            )
+        counts = self.counts
+        if before is not States.unsched:
+            counts[before] -= 1
+        counts[state] += 1
+        task.state = state
+        self._history.append((task.id, event, state))
+        if self.announce:
+            actions.append(Announce(task, state, at, error))
+
+    def _wait_for(self, task: Task, futures: Sequence[Future[Any]], actions: list[Action]) -> None:
+        waiting = 0
+        for future in futures:
+            if isinstance(future, AppFuture | DataFuture):
+                # A DataFuture is settled with its task.
+                parent = future if isinstance(future, AppFuture) else future.parent
+                other = self.tasks.get(-1 if future.tid is None else future.tid)
+                if other is not None and other.future is parent and other.state not in FINAL:
+                    if other.dependents is None:
+                        other.dependents = []
+                    other.dependents.append(task)
+                    waiting += 1
+                    continue
+            # Of another system, of another kernel, or over but not yet set by the shell.
+            if not future.done():
+                waiting += 1
+                actions.append(Watch(task, future))
+        task.waiting = waiting
+
+    def _one_less(self, task: Task, actions: list[Action]) -> None:
+        if task.state in FINAL:
+            return
+        task.waiting -= 1
+        if task.waiting == 0:
+            self._go_on(task, actions)
+
+    def _go_on(self, task: Task, actions: list[Action]) -> None:
+        """Nothing holds the task up any more: take the next step."""
+        state = task.state
+        if state is States.pending or state is States.fail_retryable:
+            actions.append(FinishStaging(task) if task.executor is not None else Prepare(task))
+        elif state is States.joining:
+            actions.append(CollectJoin(task))
+        else:
+            actions.append(CollectStageOuts(task))
+
+    def _launch(self, task: Task, event: str, at: float, actions: list[Action]) -> None:
+        task.try_time_launched = at
+        self._move(task, States.launched, event, at, actions)
+        actions.append(Submit(task))
+
+    def _end(
+        self,
+        task: Task,
+        state: States,
+        event: str,
+        at: float,
+        actions: list[Action],
+        value: Any,
+        error: BaseException | None,
+    ) -> None:
+        task.time_returned = at
+        self._move(task, state, event, at, actions, error)
+        self.unfinished -= 1
+        if not self._keep_finished:
+            del self.tasks[task.id]
+        actions.append(Settle(task, value, error))
+        # After Settle: what waits for this task finds its future set.
+        if task.dependents is not None:
+            dependents, task.dependents = task.dependents, None
+            for dependent in dependents:
+                self._one_less(dependent, actions)
+
+    def _fail(self, task: Task, failure: BaseException, cost: float, at: float, actions: list[Action]) -> None:
+        task.fail_cost += cost
+        if task.fail_cost <= self._retries:
+            self._move(task, States.fail_retryable, "attempt failed", at, actions, failure)
+            task.try_id += 1
+            if task.needs_preparing:
+                task.executor = None
+                actions.append(Prepare(task))
+            else:
+                self._launch(task, "retry", at, actions)
+        else:
+            self._end(task, States.failed, "attempt failed", at, actions, None, failure)
+
+    # --- events
+
+    def _submitted(self, event: Submitted, actions: list[Action]) -> None:
+        task = event.task
+        at = event.at
+        task.time_invoked = at
+        self.tasks[task.id] = task
+        self.unfinished += 1
+        self._move(task, States.pending, "submitted", at, actions)
+        if event.dependencies:
+            task.depends = tuple(f.tid for f in event.dependencies if isinstance(f, AppFuture | DataFuture) and f.tid is not None)
+            self._wait_for(task, event.dependencies, actions)
+            if task.waiting:
+                return
+        if task.needs_preparing:
+            actions.append(Prepare(task))
+        else:
+            self._launch(task, "submitted", at, actions)
+
+    def _future_done(self, event: FutureDone, actions: list[Action]) -> None:
+        task = self.tasks.get(event.task_id)
+        if task is not None and task.try_id == event.try_id:
+            self._one_less(task, actions)
+
+    def _prepared(self, event: Prepared, actions: list[Action]) -> None:
+        task = self.tasks.get(event.task_id)
+        if task is None or task.state in FINAL:
+            return
+        self._wait_for(task, event.staging, actions)
+        if task.waiting == 0:
+            self._launch(task, "prepared", event.at, actions)
+
+    def _memo_hit(self, event: MemoHit, actions: list[Action]) -> None:
+        task = self.tasks.get(event.task_id)
+        if task is not None and task.state not in FINAL:
+            task.from_memo = True
+            self._end(task, States.memo_done, "memo hit", event.at, actions, event.value, None)
+
+    def _dependencies_failed(self, event: DependenciesFailed, actions: list[Action]) -> None:
+        task = self.tasks.get(event.task_id)
+        if task is not None and task.state not in FINAL:
+            state = States.dep_fail if task.state is States.pending else States.failed
+            self._end(task, state, "dependency failed", event.at, actions, None, event.error)
+
+    def _attempts_ended(self, event: AttemptsEnded, actions: list[Action]) -> None:
+        tasks = self.tasks
+        at = event.at
+        for result in event.results:
+            task = tasks.get(result.task_id)
+            if task is None or task.try_id != result.try_id:
+                continue
+            state = task.state
+            failure = result.error
+            if state is not States.launched and state is not States.running:
+                # Before its launch, a task can fail in preparation (staging, memo hashing); all else is stale.
+                if not (failure is not None and state in (States.pending, States.fail_retryable)):
+                    continue
+            task.try_time_returned = at
+            if failure is None:
+                if task.spec.app.kind == "join":
+                    task.joins = result.value
+                    self._move(task, States.joining, "attempt ended", at, actions)
+                    actions.append(BeginJoin(task))
+                elif task.stage_outs:
+                    task.value = result.value
+                    self._move(task, States.running_ended, "attempt ended", at, actions)
+                    actions.append(TellStagers(task, None))
+                    self._wait_for(task, task.stage_outs, actions)
+                    if task.waiting == 0:
+                        self._go_on(task, actions)
+                else:
+                    self._end(task, States.exec_done, "attempt ended", at, actions, result.value, None)
+                continue
+            self._attempt_failed(task, failure, at, actions)
+
+    def _attempt_failed(self, task: Task, failure: BaseException, at: float, actions: list[Action]) -> None:
+        if task.fail_history is None:
+            task.fail_history = []
+        task.fail_history.append(f"{type(failure).__name__}: {failure}")
+        if task.stage_outs:
+            actions.append(TellStagers(task, failure))
+        if self._ask_retry_cost and isinstance(failure, Exception):
+            actions.append(AskRetryCost(task, failure))
+        else:
+            self._fail(task, failure, 1, at, actions)
+
+    def _attempts_running(self, event: AttemptsRunning, actions: list[Action]) -> None:
+        for task_id, try_id in event.attempts:
+            task = self.tasks.get(task_id)
+            if task is not None and task.try_id == try_id and task.state is States.launched:
+                self._move(task, States.running, "running", event.at, actions)
+
+    def _retry_cost(self, event: RetryCost, actions: list[Action]) -> None:
+        task = self.tasks.get(event.task_id)
+        if task is None or task.state in FINAL or task.try_id != event.try_id:
+            return
+        if event.error is not None:
+            self._end(task, States.failed, "retry handler raised", event.at, actions, None, event.error)
+        else:
+            self._fail(task, event.failure, event.cost, event.at, actions)
+
+    def _finished(self, event: Finished, actions: list[Action]) -> None:
+        task = self.tasks.get(event.task_id)
+        if task is None or task.state in FINAL or task.try_id != event.try_id:
+            return
+        if event.error is None:
+            self._end(task, States.exec_done, "finished", event.at, actions, event.value, None)
+        elif task.state is States.joining:
+            # The futures that were joined have had their own retries.
+            self._end(task, States.failed, "join failed", event.at, actions, None, event.error)
+        else:
+            self._attempt_failed(task, event.error, event.at, actions)
+
+    def _cancel_requested(self, event: CancelRequested, actions: list[Action]) -> None:
+        task = self.tasks.get(event.task_id)
+        if task is None or task.state in FINAL:
+            return
+        if task.state is States.launched or task.state is States.running:
+            actions.append(CancelAttempt(task))
+        else:
+            self.cancel_now(task, event.at, actions)
+
+    def cancel_now(self, task: Task, at: float, actions: list[Action]) -> None:
+        """End the task as cancelled: it has not started, or its executor has taken it back."""
+        if task.state not in FINAL:
+            task.cancelled = True
+            self._end(task, States.failed, "cancelled", at, actions, None, CancelledError())
+
+    def _aborted(self, event: Aborted, actions: list[Action]) -> None:
+        for task in list(self.tasks.values()):
+            if task.state not in FINAL:
+                task.dependents = None
+                error = event.make_error(task)
+                self._end(task, States.failed, "run ended", event.at, actions, None, error)

@@ -1,0 +1,13 @@
+"""The door to launchers by class name: ``from flowcore.launchers import ...`` imports the one plugin that has it."""
+
+from typing import Any
+
+from flowcore.plugins import registry
+
+
+def __getattr__(name: str) -> Any:
+    return registry.door("launcher", name)
+
+
+def __dir__() -> list[str]:
+    return list(registry.class_names("launcher"))

@@ -1,0 +1,92 @@
+"""All that a plugin imports. What is not here is the core's own business and may change without notice.
+
+``PLUGIN_API`` is the version of the contracts. A distribution states the versions it was written for in the
+entry-point group ``flowcore.plugin_api`` (entry names are the numbers), which the registry reads without
+importing anything::
+
+    [project.entry-points."flowcore.plugin_api"]
+    1 = "my_package"
+"""
+
+from flowcore.errors import (
+    BadMessage,
+    ConfigurationError,
+    DeserializationError,
+    ExecutorError,
+    FlowcoreError,
+    InterchangeLost,
+    ManagerLost,
+    OptionalModuleMissing,
+    ScaleOutFailed,
+    SerializationError,
+    StagingError,
+    UnsupportedResource,
+    VersionMismatch,
+    WorkerLost,
+)
+from flowcore.files import File
+from flowcore.plugins.channel import Channel
+from flowcore.plugins.component import at_least, component
+from flowcore.plugins.executor import (
+    Attempt,
+    AttemptResult,
+    BlockControl,
+    BlockErrorHandler,
+    BlockExecutor,
+    Executor,
+    ExecutorContext,
+    FutureExecutor,
+)
+from flowcore.plugins.hookspecs import AttemptEvent, BlockEvent, RunInfo, TaskEvent, hookimpl
+from flowcore.plugins.launcher import Launcher
+from flowcore.plugins.memo_hasher import HashPart, MemoHasher
+from flowcore.plugins.provider import JobState, JobStatus, Provider, ProviderContext
+from flowcore.plugins.serializer import Serializer
+from flowcore.plugins.staging import Staging, StagingContext, TaskSubmitter
+from flowcore.plugins.version import PLUGIN_API
+
+__all__ = [
+    "PLUGIN_API",
+    "Attempt",
+    "AttemptEvent",
+    "AttemptResult",
+    "BadMessage",
+    "BlockControl",
+    "BlockErrorHandler",
+    "BlockEvent",
+    "BlockExecutor",
+    "Channel",
+    "ConfigurationError",
+    "DeserializationError",
+    "Executor",
+    "ExecutorContext",
+    "ExecutorError",
+    "File",
+    "FlowcoreError",
+    "FutureExecutor",
+    "HashPart",
+    "InterchangeLost",
+    "JobState",
+    "JobStatus",
+    "Launcher",
+    "ManagerLost",
+    "MemoHasher",
+    "OptionalModuleMissing",
+    "Provider",
+    "ProviderContext",
+    "RunInfo",
+    "ScaleOutFailed",
+    "SerializationError",
+    "Serializer",
+    "Staging",
+    "StagingContext",
+    "StagingError",
+    "TaskEvent",
+    "TaskSubmitter",
+    "UnsupportedResource",
+    "VersionMismatch",
+    "WorkerLost",
+    "at_least",
+    "component",
+    "hookimpl",
+]

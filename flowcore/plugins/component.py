@@ -1,0 +1,130 @@
+"""``@component``: makes a class of options into an attrs class whose constructor explains its refusals.
+
+Rule of this module: a component that was constructed is valid. An unknown option, a wrong type and whatever
+the class's own validators refuse end as :class:`flowcore.errors.ConfigurationError` with the option's name,
+the value, what was expected and, for a misspelt option, the close match.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import inspect
+import typing
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar, dataclass_transform
+
+import attrs
+
+from flowcore.errors import ConfigurationError
+
+C = TypeVar("C")
+
+
+def close_match(word: str, known: Iterable[str]) -> str:
+    """Return `` (did you mean 'x'?)`` for the nearest known word, or nothing."""
+    found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f" (did you mean {found[0]!r}?)" if found else ""
+
+
+@functools.cache
+def type_hints(cls: type) -> dict[str, Any]:
+    """Return the resolved type of each option of a component class."""
+    if attrs.has(cls):
+        return typing.get_type_hints(cls)
+    return {k: v for k, v in typing.get_type_hints(cls.__init__).items() if k != "return"}
+
+
+def options(cls: type) -> dict[str, inspect.Parameter]:
+    """Return the options of a component class by name, from its constructor's signature."""
+    parameters = list(inspect.signature(cls).parameters.values())
+    return {p.name: p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+
+
+def describe_type(annotation: Any) -> str:
+    """Return a type as users write it."""
+    if annotation is inspect.Parameter.empty:
+        return "anything"
+    if isinstance(annotation, type) and not typing.get_args(annotation):
+        return annotation.__name__
+    text = str(annotation).replace("typing.", "").replace("collections.abc.", "")
+    return text.replace("NoneType", "None")
+
+
+def check_type(value: Any, annotation: Any) -> None:
+    """Raise :class:`TypeError` unless ``value`` is of the annotated type, containers checked to the bottom."""
+    import typeguard
+
+    if annotation is float and type(value) is int:
+        return
+    try:
+        typeguard.check_type(
+            value, annotation, collection_check_strategy=typeguard.CollectionCheckStrategy.ALL_ITEMS
+        )
+    except typeguard.TypeCheckError as error:
+        raise TypeError(str(error)) from None
+
+
+def _check_field(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    annotation = type_hints(type(instance)).get(attribute.name, Any)
+    try:
+        check_type(value, annotation)
+    except TypeError:
+        raise ConfigurationError(
+            f"{type(instance).__name__}({attribute.name}={value!r}): expected {describe_type(annotation)}, "
+            f"got {type(value).__name__}"
+        ) from None
+
+
+def _add_type_checks(cls: type, fields: list[attrs.Attribute[Any]]) -> list[attrs.Attribute[Any]]:
+    def both(own: Any) -> Any:
+        return _check_field if own is None else attrs.validators.and_(_check_field, own)
+
+    return [f.evolve(validator=both(f.validator)) if f.init else f for f in fields]
+
+
+@dataclass_transform(field_specifiers=(attrs.field,))
+def component(cls: type[C]) -> type[C]:
+    """Make a class of annotated fields into a component; for executors, providers, launchers, channels, ...
+
+    The fields are the options, in the order of the constructor's arguments. Fields with ``init=False`` are the
+    component's own state. Validators of the class may raise ``ValueError`` or ``ConfigurationError``.
+
+    Raises:
+        ConfigurationError: from the constructor, for an unknown option or an unfit value.
+    """
+    made = attrs.define(slots=False, eq=False, repr=True, field_transformer=_add_type_checks)(cls)
+    construct = made.__init__
+
+    @functools.wraps(construct)
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807
+        known = options(made)
+        for name in kwargs:
+            if name not in known:
+                raise ConfigurationError(
+                    f"{made.__name__} has no option {name!r}{close_match(name, known)}; "
+                    f"its options: {', '.join(known) or 'none'}"
+                )
+        try:
+            construct(self, *args, **kwargs)
+        except ConfigurationError:
+            raise
+        except (TypeError, ValueError) as error:
+            text = str(error).replace(f"{made.__qualname__}.__init__", made.__name__)
+            raise ConfigurationError(text if made.__name__ in text else f"{made.__name__}: {text}") from error
+
+    __init__.__signature__ = inspect.signature(construct)  # type: ignore[attr-defined]
+    made.__init__ = __init__  # type: ignore[method-assign]
+    return made
+
+
+def at_least(minimum: float) -> Callable[[Any, attrs.Attribute[Any], Any], None]:
+    """Return a validator: the option's value, where there is one, is ``minimum`` or more."""
+
+    def check(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+        if value is not None and value < minimum:
+            raise ConfigurationError(
+                f"{type(instance).__name__}({attribute.name}={value!r}): must be at least {minimum:g}"
+            )
+
+    return check

@@ -1,0 +1,294 @@
+"""Which class is ``slurm``? Entry points, one group per kind, read through stevedore, only here.
+
+Rule of this module: looking a component up imports its distribution alone; listing imports nothing; whatever
+is wrong with one plugin is told by its name and breaks no other.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+from collections.abc import Sequence
+from typing import Any
+
+import attrs
+from packaging.requirements import InvalidRequirement, Requirement
+
+from flowcore.errors import PluginConflict, PluginError, PluginLoadError, PluginNotFound
+from flowcore.plugins.component import close_match
+from flowcore.plugins.version import PLUGIN_API
+
+#: Kind, as users and messages name it, to entry-point group.
+GROUPS = {
+    "executor": "flowcore.executors",
+    "provider": "flowcore.providers",
+    "launcher": "flowcore.launchers",
+    "channel": "flowcore.channels",
+    "staging": "flowcore.staging",
+    "serializer": "flowcore.serializers",
+    "memo_hasher": "flowcore.memo_hashers",
+    "strategy": "flowcore.strategies",
+    "command": "flowcore.commands",
+    "hooks": "flowcore.hooks",
+}
+API_GROUP = "flowcore.plugin_api"
+CORE = "flowcore"
+
+#: Components of first-party plugins: (kind, name) to class name and distribution, for messages only.
+KNOWN: dict[tuple[str, str], tuple[str, str]] = {
+    ("executor", "htex"): ("HighThroughputExecutor", "flowcore-executor-htex"),
+    ("provider", "slurm"): ("SlurmProvider", "flowcore-provider-slurm"),
+    ("provider", "pbspro"): ("PBSProProvider", "flowcore-provider-pbs"),
+    ("provider", "torque"): ("TorqueProvider", "flowcore-provider-pbs"),
+    ("channel", "ssh"): ("SSHChannel", "flowcore-channel-ssh"),
+    ("staging", "globus"): ("GlobusStaging", "flowcore-staging-globus"),
+    ("hooks", "monitoring"): ("MonitoringHub", "flowcore-monitoring-sqlite"),
+}
+
+
+@attrs.frozen
+class Plugin:
+    """One component that an installed distribution offers. Nothing of it has been imported.
+
+    ``problem`` says why it cannot be used, or is None.
+    """
+
+    kind: str
+    name: str
+    value: str
+    distribution: str
+    version: str
+    problem: str | None
+
+    @property
+    def class_name(self) -> str:
+        """Name of the class (or function, or module) behind it."""
+        return self.value.partition(":")[2] or self.value
+
+    @property
+    def module(self) -> str:
+        """Name of its module."""
+        return self.value.partition(":")[0]
+
+
+@functools.cache
+def _core_version() -> str:
+    from flowcore import __version__
+
+    return __version__
+
+
+def _problem(dist: importlib.metadata.Distribution) -> str | None:
+    """Say why no component of this distribution may be loaded, from its metadata alone."""
+    for text in dist.requires or ():
+        try:
+            requirement = Requirement(text)
+        except InvalidRequirement:
+            continue
+        if requirement.name == CORE and not requirement.specifier.contains(_core_version(), prereleases=True):
+            return (
+                f"it supports flowcore{requirement.specifier}, and this is flowcore {_core_version()}: "
+                f"install a version of {dist.name} made for it"
+            )
+    stated = {ep.name for ep in dist.entry_points if ep.group == API_GROUP}
+    if stated and str(PLUGIN_API) not in stated:
+        return (
+            f"it is written for plugin API {', '.join(sorted(stated))}, and flowcore {_core_version()} "
+            f"has {PLUGIN_API}: install a version of {dist.name} made for it"
+        )
+    return None
+
+
+def _scan(group: str) -> list[tuple[importlib.metadata.EntryPoint, importlib.metadata.Distribution]]:
+    # By distribution, so that each entry point has its `dist`. An editable install can show the same
+    # distribution twice on sys.path; the first one is the one that is imported.
+    found = []
+    seen: set[str] = set()
+    for dist in importlib.metadata.distributions():
+        name = dist.name
+        if name in seen:
+            continue
+        seen.add(name)
+        found.extend((ep, dist) for ep in dist.entry_points if ep.group == group)
+    return found
+
+
+def installed(kind: str) -> list[Plugin]:
+    """Return the installed components of a kind, sorted by name, without importing any.
+
+    Raises:
+        PluginError: there is no such kind.
+    """
+    if kind not in GROUPS:
+        raise PluginError(f"there is no kind of plugin {kind!r}{close_match(kind, GROUPS)}; kinds: {', '.join(GROUPS)}")
+    plugins = []
+    found = _scan(GROUPS[kind])
+    owners: dict[str, set[str]] = {}
+    for ep, dist in found:
+        owners.setdefault(ep.name, set()).add(dist.name)
+    for ep, dist in found:
+        problem = _problem(dist)
+        if len(owners[ep.name]) > 1:
+            problem = f"{_both(owners[ep.name])} offer the {kind} {ep.name!r}: uninstall one of them"
+        plugins.append(Plugin(kind, ep.name, ep.value, dist.name, dist.version, problem))
+    return sorted(plugins, key=lambda p: (p.name, p.distribution))
+
+
+def _both(names: set[str]) -> str:
+    return ("both " if len(names) == 2 else "") + " and ".join(sorted(names))
+
+
+def find(kind: str, name: str) -> Plugin:
+    """Return the component of a kind by its name.
+
+    Raises:
+        PluginNotFound: says what is installed, what is close and, where known, what to install.
+        PluginConflict: two distributions offer it; names both.
+        PluginLoadError: its distribution does not support this core.
+    """
+    plugins = installed(kind)
+    matching = [p for p in plugins if p.name == name]
+    if not matching:
+        names = sorted({p.name for p in plugins})
+        known = KNOWN.get((kind, name))
+        if known:
+            raise PluginNotFound(f"{kind} {name!r} is not installed: pip install {known[1]}")
+        raise PluginNotFound(
+            f"no {kind} {name!r} is installed{close_match(name, [*names, *(n for k, n in KNOWN if k == kind)])}; "
+            f"installed: {', '.join(names) or 'none'}"
+        )
+    if len({p.distribution for p in matching}) > 1:
+        raise PluginConflict(matching[0].problem or "")
+    plugin = matching[0]
+    if plugin.problem:
+        raise PluginLoadError(f"{kind} {name!r} of {plugin.distribution} {plugin.version}: {plugin.problem}")
+    return plugin
+
+
+def find_class(kind: str, class_name: str) -> Plugin:
+    """Return the component of a kind by the name of its class.
+
+    Raises:
+        PluginNotFound, PluginConflict, PluginLoadError: as :func:`find`.
+    """
+    plugins = installed(kind)
+    for plugin in plugins:
+        if plugin.class_name == class_name:
+            return find(kind, plugin.name)
+    for (known_kind, _), (known_class, dist) in KNOWN.items():
+        if known_kind == kind and known_class == class_name:
+            raise PluginNotFound(f"{class_name} is not installed: pip install {dist}")
+    names = sorted(p.class_name for p in plugins)
+    close = close_match(class_name, [*names, *(c for (k, _), (c, _) in KNOWN.items() if k == kind)])
+    raise PluginNotFound(f"no {kind} class {class_name!r} is installed{close}; installed: {', '.join(names) or 'none'}")
+
+
+def load(plugin: Plugin) -> Any:
+    """Import a component and return it.
+
+    Raises:
+        PluginLoadError: importing it failed, or it does not keep its kind's contract.
+    """
+    loaded = _load(plugin.kind, plugin.name)
+    contract = _contract(plugin.kind)
+    if contract is not None and not (isinstance(loaded, type) and issubclass(loaded, contract)):
+        raise PluginLoadError(
+            f"{plugin.kind} {plugin.name!r} of {plugin.distribution} {plugin.version}: {plugin.value} is "
+            f"{loaded!r}, and no subclass of flowcore.plugins.api.{contract.__name__}"
+        )
+    return loaded
+
+
+def get(kind: str, name: str) -> Any:
+    """Find a component by name and import it; the errors are those of :func:`find` and :func:`load`."""
+    return load(find(kind, name))
+
+
+@functools.cache
+def _load(kind: str, name: str) -> Any:
+    from stevedore.exception import MultipleMatches
+    from stevedore.extension import error_on_conflict
+    from stevedore.named import NamedExtensionManager
+
+    group = GROUPS[kind]
+
+    class Manager(NamedExtensionManager):  # type: ignore[misc]
+        # Instead of stevedore's cached list, which loses each entry point's distribution and writes files
+        # into the user's home.
+        def list_entry_points(self) -> list[importlib.metadata.EntryPoint]:
+            return [ep for ep, _ in _scan(group)]
+
+    def refuse(manager: Any, entry_point: importlib.metadata.EntryPoint, error: BaseException) -> None:
+        dist = entry_point.dist
+        owner = f" of {dist.name} {dist.version}" if dist else ""
+        raise PluginLoadError(
+            f"{kind} {name!r}{owner} failed to import: {type(error).__name__}: {error}"
+        ) from error
+
+    try:
+        manager = Manager(
+            group,
+            [name],
+            on_load_failure_callback=refuse,
+            warn_on_missing_entrypoint=False,
+            conflict_resolver=error_on_conflict,
+        )
+        return manager[name].plugin
+    except MultipleMatches as error:
+        raise PluginConflict(str(error)) from error
+
+
+def _contract(kind: str) -> type | None:
+    from flowcore.plugins import api
+
+    contracts: dict[str, type] = {
+        "executor": api.Executor,
+        "provider": api.Provider,
+        "launcher": api.Launcher,
+        "channel": api.Channel,
+        "staging": api.Staging,
+        "serializer": api.Serializer,
+        "memo_hasher": api.MemoHasher,
+    }
+    return contracts.get(kind)
+
+
+def contracts() -> dict[type, str]:
+    """Return the contract classes of the kinds whose components are classes, with the kind of each."""
+    return {c: kind for kind in GROUPS if (c := _contract(kind)) is not None}
+
+
+def load_all(kind: str) -> tuple[list[tuple[Plugin, Any]], list[str]]:
+    """Import every usable component of a kind.
+
+    Returns:
+        The components with what they are, and a message for each that could not be loaded.
+    """
+    good: list[tuple[Plugin, Any]] = []
+    problems: list[str] = []
+    for plugin in installed(kind):
+        try:
+            good.append((plugin, get(kind, plugin.name)))
+        except PluginError as error:
+            problems.append(str(error))
+    return good, problems
+
+
+def door(kind: str, class_name: str) -> Any:
+    """Return a component's class by its name, for the modules ``flowcore.providers`` and its like.
+
+    Raises:
+        AttributeError: for a private name, so that Python's own probing works.
+        ImportError: the plugin is not there; says what to install.
+    """
+    if class_name.startswith("_"):
+        raise AttributeError(class_name)
+    try:
+        return load(find_class(kind, class_name))
+    except PluginNotFound as error:
+        raise ImportError(str(error)) from error
+
+
+def class_names(kind: str) -> Sequence[str]:
+    """Return the names of the installed classes of a kind."""
+    return sorted({p.class_name for p in installed(kind)})

@@ -1,0 +1,1 @@
+"""Elasticity: pure strategies (:mod:`.strategy`), and the life of blocks (:mod:`.blocks`)."""

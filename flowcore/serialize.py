@@ -1,0 +1,300 @@
+"""Objects to bytes and back: arguments, results, functions, exceptions.
+
+Rule of this module: one format. Whatever wrote the bytes, :func:`loads` reads them, and what cannot be
+written is named to the user as they know it (which argument of which app).
+
+Plain values take the C pickler. Everything else goes through cloudpickle, which sends functions and classes
+of ``__main__``, of notebooks and of closures by value, and brings classes back as the same class; what
+cloudpickle cannot do, dill is asked for. Large buffers (protocol 5, PEP 574) stay out of band.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from flowcore.errors import DeserializationError, RemoteError, SerializationError
+
+#: Buffers of at least this many bytes travel out of band, as frames of their own.
+OUT_OF_BAND_BYTES = 65536
+
+#: A function that may reduce an object in a way of its own (the result of ``__reduce__``), or return None.
+Reducer = Callable[[Any], "tuple[Any, ...] | None"]
+
+_PLAIN = frozenset({int, float, str, bytes, bool, type(None), complex})
+_reducer: Reducer | None = None
+
+
+def set_reducer(reducer: Reducer | None) -> None:
+    """Install the function that is asked first how to reduce an object; None removes it.
+
+    The registry installs one while plugins want a say in serialization.
+    """
+    global _reducer
+    _reducer = reducer
+
+
+def is_plain(args: Sequence[Any]) -> bool:
+    """Return whether all of ``args`` are of built-in scalar types, which every pickler writes alike."""
+    return all(type(arg) in _PLAIN for arg in args)
+
+
+def _keep_large_out_of_band(buffers: list[memoryview]) -> Callable[[pickle.PickleBuffer], bool]:
+    def callback(buffer: pickle.PickleBuffer) -> bool:
+        try:
+            raw = buffer.raw()
+        except BufferError:  # not contiguous
+            return True
+        if raw.nbytes < OUT_OF_BAND_BYTES:
+            return True
+        buffers.append(raw)
+        return False
+
+    return callback
+
+
+def _pickler_class() -> type[pickle.Pickler]:
+    # cloudpickle is imported when the first object needs it: a worker that runs plain tasks never does.
+    import cloudpickle
+
+    class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+        def reducer_override(self, obj: Any) -> Any:
+            if _reducer is not None:
+                reduced = _reducer(obj)
+                if reduced is not None:
+                    return reduced
+            reference = _app_reference(obj)
+            return super().reducer_override(obj) if reference is None else reference
+
+    global _Pickler
+    _Pickler = Pickler
+    return Pickler
+
+
+_Pickler: type[pickle.Pickler] | None = None
+
+
+def _app_reference(obj: Any) -> tuple[Any, ...] | None:
+    """Reduce a function whose name in its importable module is now an app (or other wrapper) around it."""
+    module_name = getattr(obj, "__module__", None)
+    name = getattr(obj, "__qualname__", None)
+    if not callable(obj) or not isinstance(name, str) or module_name in (None, "__main__", "__mp_main__"):
+        return None
+    holder: Any = sys.modules.get(module_name)
+    if getattr(holder, "__spec__", None) is None:
+        return None
+    for part in name.split("."):
+        holder = getattr(holder, part, None)
+    if holder is obj or getattr(holder, "__wrapped__", None) is not obj:
+        return None
+    return _load_wrapped, (module_name, name)
+
+
+def _load_wrapped(module_name: str, name: str) -> Any:
+    import importlib
+
+    holder: Any = importlib.import_module(module_name)
+    for part in name.split("."):
+        holder = getattr(holder, part)
+    return holder.__wrapped__
+
+
+def _write(obj: Any, buffers: list[memoryview] | None) -> bytes:
+    pickler_class = _Pickler or _pickler_class()
+    out = io.BytesIO()
+    callback = None if buffers is None else _keep_large_out_of_band(buffers)
+    pickler_class(out, protocol=5, buffer_callback=callback).dump(obj)
+    return out.getvalue()
+
+
+def _undill(data: bytes) -> Any:
+    import dill
+
+    return dill.loads(data)
+
+
+class _Dilled:
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _undill, (self.data,)
+
+
+def dumps(obj: Any, buffers: list[memoryview] | None = None, *, what: str = "object") -> bytes:
+    """Serialize an object.
+
+    Args:
+        obj: any object.
+        buffers: a list that large contiguous buffers inside ``obj`` are appended to, to be sent as they are
+            and handed to :func:`loads`; None keeps everything in the returned bytes.
+        what: the object's name in an error.
+
+    Returns:
+        The pickled bytes.
+
+    Raises:
+        SerializationError: neither pickle, cloudpickle nor dill can write it.
+    """
+    if type(obj) in _PLAIN:
+        return pickle.dumps(obj, 5)
+    try:
+        return _write(obj, buffers)
+    except Exception as pickle_error:  # noqa: BLE001 - a user's __reduce__ may raise anything
+        if buffers:
+            buffers.clear()
+        try:
+            import dill
+
+            return pickle.dumps(_Dilled(dill.dumps(obj, recurse=True)), 5)
+        except Exception:  # noqa: BLE001
+            raise SerializationError(
+                what,
+                f"{type(pickle_error).__name__}: {pickle_error}. Pass what is needed to make the object "
+                "(a path, a connection string) and make it inside the app, "
+                "or give its class a __reduce__ method.",
+            ) from pickle_error
+
+
+def loads(data: bytes | memoryview, buffers: Sequence[Any] = ()) -> Any:
+    """Turn the bytes of :func:`dumps` back into the object.
+
+    Args:
+        data: the bytes.
+        buffers: the out-of-band buffers, in their order.
+
+    Raises:
+        Exception: whatever the object's own code raises; an ImportError where its module is not here.
+    """
+    return pickle.loads(data, buffers=buffers)
+
+
+def dumps_call(
+    app_name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], buffers: list[memoryview] | None = None
+) -> bytes:
+    """Serialize the arguments of one call.
+
+    Raises:
+        SerializationError: names the argument that cannot be written.
+    """
+    if is_plain(args) and (not kwargs or is_plain(tuple(kwargs.values()))):
+        return pickle.dumps((args, kwargs), 5)
+    try:
+        return dumps((args, kwargs), buffers)
+    except SerializationError as whole:
+        for name, value in [*((f"{i}", a) for i, a in enumerate(args)), *kwargs.items()]:
+            try:
+                dumps(value)
+            except SerializationError as part:
+                which = f"positional argument {name}" if name.isdigit() else f"argument {name!r}"
+                kind = type(value).__name__
+                raise SerializationError(
+                    f"{which} (of type {kind}) of app {app_name!r}", part.reason
+                ) from part.__cause__
+        raise SerializationError(f"the arguments of app {app_name!r}", whole.reason) from whole.__cause__
+
+
+def dumps_callable(function: Callable[..., Any], name: str) -> bytes:
+    """Serialize a function: by reference where its module can be imported, else by value.
+
+    Raises:
+        SerializationError: a by-value function holds on to something that cannot be written.
+    """
+    return dumps(function, what=f"the function of app {name!r}")
+
+
+def loads_callable(data: bytes, where: str) -> Callable[..., Any]:
+    """Turn the bytes of :func:`dumps_callable` back into the function.
+
+    Args:
+        data: the bytes.
+        where: this process, for the error.
+
+    Raises:
+        DeserializationError: the function's module, or something it needs, cannot be imported here.
+    """
+    try:
+        function: Callable[..., Any] = pickle.loads(data)
+    except Exception as error:
+        raise DeserializationError(
+            f"the app's function cannot be loaded on {where}: {type(error).__name__}: {error}. The worker "
+            "needs every module that the function comes from: install it in the workers' environment, or make "
+            "it importable with PYTHONPATH in the provider's worker_init, or define the function in the main "
+            "script, from where it is sent by value."
+        ) from error
+    return function
+
+
+# --- exceptions
+
+
+def _rebuild(cls: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]) -> BaseException:
+    # Past __init__, which may demand other arguments than those in `args`.
+    error = cls.__new__(cls, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error
+
+
+class _Rebuilt:
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self.error), self.error.args, dict(self.error.__dict__))
+
+
+def dumps_exception(error: BaseException, traceback_text: str) -> bytes:
+    """Serialize an exception and the text of its traceback, as its own class wherever that is possible.
+
+    Never raises: an exception that cannot travel is replaced by a :class:`flowcore.errors.RemoteError`.
+    """
+    reason = ""
+    for candidate in (error, _Rebuilt(error)):
+        try:
+            data = dumps((candidate, traceback_text))
+            loads(data)  # an exception whose __init__ wants more than `args` fails only here
+        except Exception as problem:  # noqa: BLE001 - next candidate
+            reason = reason or f"{type(problem).__name__}: {problem}"
+        else:
+            return data
+    name = f"{type(error).__module__}.{type(error).__qualname__}"
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 - a broken __str__ of a user's class
+        text = "(its text cannot be had: __str__ failed)"
+    return dumps((RemoteError(name, text, reason), traceback_text))
+
+
+class RemoteTraceback(Exception):  # noqa: N818 - shown as the cause of the app's exception
+    """Carries the text of a traceback from another process, as the cause of the exception raised there."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+
+    def __str__(self) -> str:
+        return f"\n\n{self.text}"
+
+
+def loads_exception(data: bytes | memoryview) -> BaseException:
+    """Turn the bytes of :func:`dumps_exception` back into the exception, with its remote traceback as cause.
+
+    Returns a :class:`flowcore.errors.DeserializationError` where the bytes cannot be read here.
+    """
+    try:
+        error, text = loads(data)
+    except Exception as problem:  # noqa: BLE001 - e.g. its class exists on the worker only
+        failure = DeserializationError(
+            f"an app raised an exception that cannot be loaded here: {type(problem).__name__}: {problem}. "
+            "Its class must be importable in this process too."
+        )
+        failure.__cause__ = problem
+        return failure
+    assert isinstance(error, BaseException)
+    if error.__cause__ is None:
+        error.__cause__ = RemoteTraceback(text)
+    return error

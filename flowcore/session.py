@@ -1,0 +1,474 @@
+"""A run: :class:`DataFlowKernel` builds its parts from a Config and takes them down again.
+
+:func:`load` makes one the loaded one, which apps run in that name no other.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from flowcore import serialize
+from flowcore.apps import App
+from flowcore.config import Config, period_seconds
+from flowcore.errors import AlreadyLoadedError, ConfigurationError, NoKernelError
+from flowcore.futures import AppFuture
+from flowcore.kernel import checkpoint as checkpoints
+from flowcore.kernel.feed import EventFeed
+from flowcore.kernel.kernel import INTERNAL, Kernel
+from flowcore.kernel.memo import Hashing, Memoizer
+from flowcore.kernel.staging import FileStaging
+from flowcore.logs import set_file_logger
+from flowcore.plugins import registry
+from flowcore.plugins.executor import BlockExecutor, Executor, ExecutorContext
+from flowcore.plugins.hooks import HookManager
+from flowcore.plugins.hookspecs import RunInfo
+from flowcore.plugins.provider import ProviderContext
+from flowcore.plugins.serializer import Serializer
+from flowcore.plugins.staging import Staging
+from flowcore.scaling.blocks import BlockPool, Scaler
+
+logger = logging.getLogger(__name__)
+
+
+class DataFlowKernel:
+    """A run of a configuration: executors that are ready, a run directory, and the tasks.
+
+    Use it as a context manager: leaving the block waits for all tasks and cleans up (after an exception, it
+    cleans up without waiting). Otherwise call :meth:`cleanup`; at the exit of the interpreter it is called.
+
+    Args:
+        config: the configuration; None for the default one, threads in this process.
+
+    Raises:
+        ConfigurationError: the configuration was used for an earlier run, or its executors cannot start.
+    """
+
+    def __init__(self, config: Config | None = None) -> None:
+        config = Config() if config is None else config
+        if getattr(config, "_used", False):
+            raise ConfigurationError(
+                "this Config was loaded before, and its executors cannot start again: "
+                "make a fresh one for each run, for example in a function that returns it"
+            )
+        config._used = True  # type: ignore[attr-defined]
+        self._config = config
+        self._cleaned = False
+        self._cleaning = threading.Lock()
+        self.run_id = str(uuid.uuid4())
+        self.run_dir = make_run_dir(Path(config.run_dir))
+        self._log_handler: logging.Handler | None = None
+        if config.initialize_logging:
+            flowcore_logger = set_file_logger(self.run_dir / "flowcore.log", level=logging.INFO)
+            self._log_handler = flowcore_logger.handlers[-1]
+        self.run = RunInfo(self.run_id, self.run_dir, repr(config), _program(), time.time())
+        logger.info("run %s in %s, configuration %r", self.run_id, self.run_dir, config)
+        self.hooks = self._make_hooks()
+        self._use_serializers()
+        self._feed = EventFeed(self.hooks, self.run)
+        self._checkpoint: checkpoints.CheckpointFile | None = None
+        if config.checkpoint_mode is not None:
+            self._checkpoint = checkpoints.CheckpointFile(self.run_dir / "checkpoint")
+        self._executors: dict[str, Executor] = {}
+        self._executors[INTERNAL] = registry.get("executor", "threads")(
+            label=INTERNAL, max_threads=config.internal_tasks_max_threads
+        )
+        memoizer = self._make_memoizer() if config.app_cache else None
+        #: The kernel proper; apps submit to it.
+        self.kernel = Kernel(
+            self._executors,
+            self.run_dir,
+            retries=config.retries,
+            retry_handler=config.retry_handler,
+            memoizer=memoizer,
+            checkpoint=self._checkpoint,
+            checkpoint_at_once=config.checkpoint_mode == "task_exit",
+            garbage_collect=config.garbage_collect,
+            feed=self._feed,
+            hints=self._hints if self.hooks.wanted("flowcore_failure_hints") else None,
+        )
+        self.kernel.staging = self._make_staging()
+        self._scaler = Scaler(self._strategy(), config.strategy_period, config.max_idletime)
+        self._stop_periodic = threading.Event()
+        self._periodic: threading.Thread | None = None
+        self._feed.start()
+        atexit.register(self.cleanup)
+        try:
+            self._start(self._executors[INTERNAL])
+            self.add_executors(config.executors or [])
+        except BaseException:
+            self.cleanup()
+            raise
+        if config.checkpoint_mode == "periodic":
+            self._periodic = threading.Thread(
+                target=self._checkpoint_periodically, name="flowcore-checkpoint", daemon=True
+            )
+            self._periodic.start()
+        self.hooks.call("flowcore_run_started", run=self.run)
+
+    # --- for users
+
+    @property
+    def config(self) -> Config:
+        """The configuration of the run."""
+        return self._config
+
+    @property
+    def executors(self) -> Mapping[str, Executor]:
+        """The configured executors by label."""
+        return {label: e for label, e in self._executors.items() if label != INTERNAL}
+
+    def submit(
+        self,
+        func: Callable[..., Any],
+        app_args: Sequence[Any] = (),
+        executors: str | Sequence[str] = "all",
+        cache: bool = False,
+        ignore_for_cache: Sequence[str] | None = None,
+        app_kwargs: Mapping[str, Any] | None = None,
+        join: bool = False,
+    ) -> AppFuture[Any]:
+        """Run a function as a task, without a decorator.
+
+        Args:
+            func: the function.
+            app_args, app_kwargs: its arguments, which may hold futures and files.
+            executors: labels of the executors that may run it, or ``"all"``.
+            cache, ignore_for_cache: as in :func:`flowcore.python_app`.
+            join: treat it as a join_app.
+
+        Returns:
+            The task's future.
+        """
+        labels: Any = "all" if executors == "all" else executors
+        app: App[..., Any] = App(func, "join" if join else "python", self, labels, cache, ignore_for_cache)
+        return app(*app_args, **(app_kwargs or {}))
+
+    def add_executors(self, executors: Sequence[Executor]) -> None:
+        """Start executors and make them available to apps.
+
+        Raises:
+            ConfigurationError: a label is taken.
+            ExecutorError: one cannot start.
+        """
+        for executor in executors:
+            if executor.label in self._executors:
+                raise ConfigurationError(f"there is an executor with the label {executor.label!r} already")
+            self._executors[executor.label] = executor
+            self._start(executor)
+        self.kernel.executors_changed()
+
+    def task_counts(self) -> dict[str, int]:
+        """Return the number of tasks by the name of their state."""
+        return self.kernel.task_counts()
+
+    @property
+    def memo_hits(self) -> int:
+        """Number of tasks whose result was known already."""
+        return self.kernel.memo_hits
+
+    def checkpoint(self) -> str | None:
+        """Write the results of cached apps that are not on disk yet.
+
+        Returns:
+            The checkpoint folder; None if the configuration has no ``checkpoint_mode``.
+        """
+        directory = self.kernel.checkpoint()
+        return None if directory is None else str(directory)
+
+    def wait_for_current_tasks(self) -> None:
+        """Wait until all tasks that were submitted so far are over, well or not."""
+        self.kernel.wait_for_current_tasks()
+
+    def cleanup(self) -> None:
+        """End the run: cancel all blocks, shut the executors down, write checkpoints. Idempotent.
+
+        Tasks that are not over fail with :class:`flowcore.errors.KernelClosedError`.
+        """
+        with self._cleaning:
+            if self._cleaned:
+                return
+            self._cleaned = True
+        atexit.unregister(self.cleanup)
+        self._stop_periodic.set()
+        if self._periodic is not None:
+            self._periodic.join()
+        self.kernel.close()
+        self._scaler.close()
+        for label, executor in reversed(self._executors.items()):
+            try:
+                executor.shutdown()
+            except Exception:
+                logger.exception("shutting executor %s down failed", label)
+            self.hooks.call("flowcore_executor_stopped", run=self.run, label=label)
+        if self._checkpoint is not None:
+            if self._config.checkpoint_mode in ("periodic", "dfk_exit"):
+                try:
+                    self.kernel.checkpoint()
+                except OSError:
+                    logger.exception("cannot write the last checkpoint")
+            self._checkpoint.close()
+        self._feed.close()
+        counts = self.kernel.task_counts()
+        self.hooks.call("flowcore_run_finished", run=self.run, task_counts=counts)
+        logger.info("run %s ended; tasks: %s", self.run_id, counts)
+        _forget_reducer(self)
+        if self._log_handler is not None:
+            logging.getLogger("flowcore").removeHandler(self._log_handler)
+            self._log_handler.close()
+
+    def __enter__(self) -> DataFlowKernel:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self.wait_for_current_tasks()
+        self.cleanup()
+        _unload(self)
+
+    # --- parts
+
+    def _make_hooks(self) -> HookManager:
+        implementations, problems = registry.load_all("hooks")
+        for problem in problems:
+            logger.error("hooks are left out: %s", problem)
+        hooks = HookManager([(plugin.name, implementation) for plugin, implementation in implementations])
+        own = list(self._config.hooks)
+        if self._config.monitoring is not None:
+            own.append(self._config.monitoring)
+        for implementation in own:
+            hooks.register(implementation)
+        return hooks
+
+    def _use_serializers(self) -> None:
+        if not self.hooks.wanted("flowcore_serializer_for"):
+            return
+        hooks = self.hooks
+        made: dict[str, Serializer] = {}
+
+        def reduce(obj: Any) -> tuple[Any, ...] | None:
+            name = hooks.call("flowcore_serializer_for", obj=obj)
+            if name is None:
+                return None
+            if name not in made:
+                made[name] = registry.get("serializer", name)()
+            return load_with_serializer, (name, made[name].serialize(obj))
+
+        _install_reducer(self, reduce)
+
+    def _make_memoizer(self) -> Memoizer:
+        hashers, problems = registry.load_all("memo_hasher")
+        for problem in problems:
+            logger.error("memo hashers are left out: %s", problem)
+        # Those of plugins first: they may be more specific than the core's.
+        hashers.sort(key=lambda pair: pair[0].distribution == registry.CORE)
+        hook: Callable[[Any, bool], bytes | None] | None = None
+        if self.hooks.wanted("flowcore_memo_hash"):
+
+            def hook(obj: Any, output_ref: bool) -> bytes | None:
+                found: bytes | None = self.hooks.call("flowcore_memo_hash", obj=obj, output_ref=output_ref)
+                return found
+
+        known = checkpoints.load(self._config.checkpoint_files or [])
+        if known:
+            logger.info("%d results were loaded from checkpoints", len(known))
+        return Memoizer(Hashing([cls() for _, cls in hashers], hook), known)
+
+    def _make_staging(self) -> FileStaging:
+        default = [registry.get("staging", "noop")()]
+        hook: Callable[[Any, str, str], Staging | None] | None = None
+        if self.hooks.wanted("flowcore_stager_for"):
+
+            def hook(file: Any, executor: str, direction: str) -> Staging | None:
+                found: Staging | None = self.hooks.call(
+                    "flowcore_stager_for", file=file, executor=executor, direction=direction
+                )
+                return found
+
+        return FileStaging(self._executors, default, self.kernel.run_internal, hook)
+
+    def _strategy(self) -> Any:
+        return registry.get("strategy", self._config.strategy or "none")
+
+    def _start(self, executor: Executor) -> None:
+        pool: BlockPool | None = None
+        if isinstance(executor, BlockExecutor):
+            pool = BlockPool(executor, self.hooks, self.run)
+            script_dir = self.run_dir / "submit_scripts"
+            script_dir.mkdir(exist_ok=True)
+            executor.provider.start(ProviderContext(script_dir.resolve(), executor.label))
+        executor.start(
+            ExecutorContext(self.run_id, self.run_dir, self.kernel.report, self.kernel.attempts_running, pool)
+        )
+        if pool is not None:
+            pool.start()
+            self._scaler.add(pool)
+        self.hooks.call("flowcore_executor_started", run=self.run, label=executor.label, executor=executor)
+
+    def _hints(self, error: BaseException, app_name: str, executor: str | None) -> list[str]:
+        hints = self.hooks.call("flowcore_failure_hints", error=error, app_name=app_name, executor=executor)
+        return [hint for hint in hints or () if hint]
+
+    def _checkpoint_periodically(self) -> None:
+        period = period_seconds(self._config.checkpoint_period or "00:30:00")
+        while not self._stop_periodic.wait(period):
+            try:
+                self.kernel.checkpoint()
+            except OSError:
+                logger.exception("cannot write the checkpoint; its results are kept for the next one")
+
+
+def make_run_dir(base: Path) -> Path:
+    """Make and return the folder of a new run, ``base/NNN`` with the next free number, absolute.
+
+    Raises:
+        ConfigurationError: it cannot be made.
+    """
+    try:
+        base.mkdir(parents=True, exist_ok=True)
+        taken = [int(p.name) for p in base.iterdir() if p.name.isdigit()]
+        number = max(taken, default=-1) + 1
+        while True:
+            path = base / f"{number:03}"
+            try:
+                path.mkdir()
+            except FileExistsError:  # another run took it just now
+                number += 1
+            else:
+                return path.resolve()
+    except OSError as error:
+        raise ConfigurationError(
+            f"run_dir={str(base)!r}: cannot make the folder of this run there: {error.strerror or error}"
+        ) from error
+
+
+def _program() -> str:
+    return sys.argv[0] if sys.argv and sys.argv[0] else "interactive"
+
+
+# --- serialization hooks: the pickler is one for the process, so is what it asks
+
+_reducers: list[tuple[DataFlowKernel, serialize.Reducer]] = []
+
+
+def load_with_serializer(name: str, data: bytes) -> Any:
+    """Turn what a serializer plugin wrote back into the object; pickled objects refer to this function."""
+    return registry.get("serializer", name)().deserialize(data)
+
+
+def _install_reducer(owner: DataFlowKernel, reducer: serialize.Reducer) -> None:
+    _reducers.append((owner, reducer))
+    serialize.set_reducer(reducer)
+
+
+def _forget_reducer(owner: DataFlowKernel) -> None:
+    _reducers[:] = [(o, r) for o, r in _reducers if o is not owner]
+    serialize.set_reducer(_reducers[-1][1] if _reducers else None)
+
+
+# --- the loaded kernel
+
+_loaded: DataFlowKernel | None = None
+_loading = threading.Lock()
+
+
+def load(
+    config: Config | Mapping[str, Any] | str | os.PathLike[str] | None = None, profile: str | None = None
+) -> DataFlowKernel:
+    """Start a run and make it the one that apps run in.
+
+    Args:
+        config: a :class:`flowcore.Config`, a mapping of its options, the path of a TOML file, or None for
+            threads in this process.
+        profile: with a file, the name of a table ``[profiles.NAME]`` in it, whose keys replace those of the
+            top level.
+
+    Returns:
+        The run; a context manager.
+
+    Raises:
+        AlreadyLoadedError: a run is loaded; :func:`clear` ends it.
+        ConfigurationError: the configuration cannot work.
+    """
+    global _loaded
+    with _loading:
+        if _loaded is not None:
+            raise AlreadyLoadedError(
+                f"a configuration is loaded already (run directory {_loaded.run_dir}): call flowcore.clear() "
+                "first, or end its `with` block, or pass data_flow_kernel= to apps to use several at once"
+            )
+        if profile is not None and not isinstance(config, str | os.PathLike):
+            raise ConfigurationError("profile= goes with the path of a configuration file")
+        if isinstance(config, Mapping):
+            config = Config.from_dict(config)
+        elif isinstance(config, str | os.PathLike):
+            config = Config.from_file(config, profile)
+        elif config is not None and not isinstance(config, Config):
+            raise ConfigurationError(
+                f"flowcore.load() takes a Config, a dict, or the path of a TOML file, got {type(config).__name__}"
+            )
+        _loaded = DataFlowKernel(config)
+        return _loaded
+
+
+def clear() -> None:
+    """End the loaded run, so that another one can be loaded. Does nothing if none is loaded."""
+    loaded = _loaded
+    if loaded is not None:
+        loaded.cleanup()
+        _unload(loaded)
+
+
+def _unload(kernel: DataFlowKernel) -> None:
+    global _loaded
+    with _loading:
+        if _loaded is kernel:
+            _loaded = None
+
+
+def dfk() -> DataFlowKernel:
+    """Return the loaded run.
+
+    Raises:
+        NoKernelError: none is loaded.
+    """
+    if _loaded is None:
+        raise NoKernelError("no configuration is loaded: call flowcore.load() first")
+    return _loaded
+
+
+def kernel_for_app(app_name: str) -> DataFlowKernel:
+    """Return the loaded run for an app that is being called.
+
+    Raises:
+        NoKernelError: none is loaded; names the app.
+    """
+    if _loaded is None:
+        raise NoKernelError(
+            f"app {app_name!r} was called, and no configuration is loaded: call flowcore.load() first, "
+            "or give the decorator data_flow_kernel="
+        )
+    return _loaded
+
+
+def wait_for_current_tasks() -> None:
+    """Wait until all tasks of the loaded run that were submitted so far are over.
+
+    Raises:
+        NoKernelError: no configuration is loaded.
+    """
+    dfk().wait_for_current_tasks()
