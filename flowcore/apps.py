@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, Literal, ParamSpec, TypeVar, cast, overload
 
 from flowcore.bash import BashCommand
@@ -42,12 +43,18 @@ class App(Generic[P, R]):
     ) -> None:
         name = _check(function, kind, executors, ignore_for_cache)
         self._dfk = data_flow_kernel
+        parameters: Mapping[str, inspect.Parameter] = {}
         try:
             parameters = inspect.signature(function).parameters
-        except ValueError:  # some builtins have none
-            parameters = {}
+        except ValueError:
+            pass  # some builtins have none
         self._takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
         self._accepts = frozenset(RESERVED & parameters.keys())
+        self._positional = [n for n, p in parameters.items() if p.kind is p.POSITIONAL_OR_KEYWORD]
+        #: From this many positional arguments on, a reserved one is among them.
+        self._reserved_from = next((i for i, n in enumerate(self._positional, 1) if n in RESERVED), sys.maxsize)
+        if any(p.kind in (p.POSITIONAL_ONLY, p.VAR_POSITIONAL) for p in parameters.values()):
+            self._reserved_from = sys.maxsize
         self._defaults = {
             name: p.default
             for name, p in parameters.items()
@@ -59,6 +66,7 @@ class App(Generic[P, R]):
             name, kind, body, function, labels, cache, tuple(ignore_for_cache or ())
         )
         self._timed: dict[float, Callable[..., Any]] = {}
+        self.__wrapped__ = function
         functools.update_wrapper(self, function, updated=())
 
     @overload
@@ -76,7 +84,7 @@ class App(Generic[P, R]):
             ConfigurationError: a reserved keyword argument has a value that it cannot have.
         """
         kernel = (self._dfk or _loaded_dfk(self._info.name)).kernel
-        if not kwargs and not self._defaults:
+        if not kwargs and not self._defaults and len(args) < self._reserved_from:
             return cast(AppFuture[R], kernel.submit(TaskSpec(self._info, self._info.func, args, kwargs)))
         return cast(AppFuture[R], kernel.submit(self._spec(args, kwargs)))
 
@@ -94,6 +102,12 @@ class App(Generic[P, R]):
 
     def _spec(self, args: tuple[Any, ...], given: dict[str, Any]) -> TaskSpec:
         info = self._info
+        if self._reserved_from <= len(args) <= len(self._positional):
+            # Options of the call, though given by position.
+            first = self._reserved_from - 1
+            by_name = dict(zip(self._positional[first:], args[first:], strict=False))
+            if not by_name.keys() & given.keys():
+                args, given = args[:first], {**by_name, **given}
         kwargs = {**self._defaults, **given} if self._defaults else given
         if not RESERVED.intersection(kwargs):
             return TaskSpec(info, info.func, args, kwargs)
@@ -128,8 +142,9 @@ class App(Generic[P, R]):
         if self._info.kind == "bash":
             # The command needs them, whether the function does or not.
             return option in ("outputs", "stdout", "stderr", "walltime", "inputs")
-        # What inputs holds must be waited for.
-        return option in ("inputs", "outputs") and self._takes_any
+        # What inputs holds must be waited for; a function without the parameter says so itself.
+        # ``label`` is an option of bash_apps only.
+        return option in ("inputs", "label") or (option == "outputs" and self._takes_any)
 
 
 def _loaded_dfk(app_name: str) -> Any:

@@ -148,9 +148,13 @@ def _open(name: str, target: Any) -> tuple[IO[bytes] | None, str | None]:
     path = Path(target)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        return path.open(mode.replace("b", "").replace("t", "") + "b"), str(path)
+        stream: IO[bytes] = path.open(mode.replace("b", "").replace("t", "") + "b")
     except (OSError, ValueError) as error:
         raise BadStdStreamFile(f"{name}={str(path)!r} cannot be opened with mode {mode!r}: {error}") from error
+    if not stream.writable():
+        stream.close()
+        raise BadStdStreamFile(f"{name}={str(path)!r} cannot be written with mode {mode!r}; use 'w' or 'a'")
+    return stream, str(path)
 
 
 def _tail(path: str | None) -> str | None:

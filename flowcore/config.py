@@ -84,6 +84,11 @@ def _check_mode(config: Any, attribute: attrs.Attribute[Any], value: Any) -> Non
         )
 
 
+def _check_files(config: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if isinstance(value, str):  # a sequence of strings to a type checker
+        raise ConfigurationError(f"Config(checkpoint_files={value!r}): expected a list of paths: [{value!r}]")
+
+
 def _check_period(config: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
     if value is not None:
         period_seconds(value)
@@ -121,7 +126,7 @@ class Config:
 
     executors: list[Any] | None = attrs.field(default=None, converter=_executors, validator=_check_executors)
     app_cache: bool = True
-    checkpoint_files: Sequence[str | os.PathLike[str]] | None = None
+    checkpoint_files: Sequence[str | os.PathLike[str]] | None = attrs.field(default=None, validator=_check_files)
     checkpoint_mode: str | None = attrs.field(default=None, validator=_check_mode)
     checkpoint_period: str | None = attrs.field(default=None, validator=_check_period)
     garbage_collect: bool = True
@@ -198,6 +203,8 @@ def read_file(path: str | os.PathLike[str], profile: str | None = None) -> dict[
     except OSError as error:
         raise ConfigurationError(f"cannot read the configuration {file}: {error.strerror or error}") from error
     profiles = values.pop("profiles", {})
+    if not isinstance(profiles, dict) or not all(isinstance(p, dict) for p in profiles.values()):
+        raise ConfigurationError(f"{file}: profiles must be tables, [profiles.NAME] each")
     if profile is not None:
         if profile not in profiles:
             raise ConfigurationError(
@@ -255,7 +262,7 @@ def build_object(cls: type, values: Mapping[str, Any], path: str) -> Any:
     try:
         return cls(**arguments)
     except ConfigurationError as error:
-        raise ConfigurationError(f"{path}: {error}") from error
+        raise ConfigurationError(f"{path}: {error}") from error.__cause__
 
 
 def kind_of(hint: Any) -> str | None:

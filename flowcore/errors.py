@@ -224,8 +224,12 @@ class DataFlowException(FlowcoreError):
     """Base class of errors in the handling of tasks."""
 
 
-def _describe(error: BaseException) -> str:
-    text = str(error)
+def describe(error: BaseException) -> str:
+    """Return an exception's class and text, also where its own ``__str__`` raises."""
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 - a user's class; a broken one must not hide the failure, or lose the task
+        text = "(its text cannot be had: __str__ failed)"
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
@@ -270,12 +274,12 @@ class DependencyError(_ManyCauses):
 
     def __str__(self) -> str:
         roots = self.root_causes
-        first = f"{_describe(roots[0][0])} in {roots[0][1]}" if roots else "unknown cause"
+        first = f"{describe(roots[0][0])} in {roots[0][1]}" if roots else "unknown cause"
         text = f"{first}; therefore task {self.task_id} did not run"
         failed = ", ".join(str(tid) for _, tid in self.dependent_exceptions_tids)
         text += f" (its failed dependencies: {failed})"
         if len(roots) > 1:
-            text += "; further causes: " + "; ".join(f"{_describe(e)} in {t}" for e, t in roots[1:5])
+            text += "; further causes: " + "; ".join(f"{describe(e)} in {t}" for e, t in roots[1:5])
         return text
 
 
@@ -289,7 +293,7 @@ class JoinError(_ManyCauses):
 
     def __str__(self) -> str:
         roots = self.root_causes
-        first = f"{_describe(roots[0][0])} in {roots[0][1]}" if roots else "unknown cause"
+        first = f"{describe(roots[0][0])} in {roots[0][1]}" if roots else "unknown cause"
         count = len(self.dependent_exceptions_tids)
         return f"{first}; therefore the join_app of task {self.task_id} failed ({count} of its futures failed)"
 
@@ -539,7 +543,7 @@ class ChannelError(FlowcoreError):
         self.hostname = hostname
 
     def __str__(self) -> str:
-        return f"channel to {self.hostname}: {self.reason}" + (f" ({_describe(self.e)})" if self.e else "")
+        return f"channel to {self.hostname}: {self.reason}" + (f" ({describe(self.e)})" if self.e else "")
 
 
 class _NamedChannelError(ChannelError):

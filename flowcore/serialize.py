@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from flowcore.errors import DeserializationError, RemoteError, SerializationError
+from flowcore.errors import DeserializationError, RemoteError, SerializationError, describe
 
 #: Buffers of at least this many bytes travel out of band, as frames of their own.
 OUT_OF_BAND_BYTES = 65536
@@ -256,7 +256,9 @@ def dumps_exception(error: BaseException, traceback_text: str) -> bytes:
     for candidate in (error, _Rebuilt(error)):
         try:
             data = dumps((candidate, traceback_text))
-            loads(data)  # an exception whose __init__ wants more than `args` fails only here
+            copy, _ = loads(data)  # an exception whose __init__ wants more than `args` fails only here
+            if candidate is error and describe(copy) != describe(error):
+                raise ValueError("its __init__ makes another text of its args")
         except Exception as problem:  # noqa: BLE001 - next candidate
             reason = reason or f"{type(problem).__name__}: {problem}"
         else:
@@ -269,7 +271,7 @@ def dumps_exception(error: BaseException, traceback_text: str) -> bytes:
     return dumps((RemoteError(name, text, reason), traceback_text))
 
 
-class RemoteTraceback(Exception):  # noqa: N818 - shown as the cause of the app's exception
+class RemoteTraceback(Exception):
     """Carries the text of a traceback from another process, as the cause of the exception raised there."""
 
     def __init__(self, text: str) -> None:

@@ -72,36 +72,18 @@ class DataFlowKernel:
             self._log_handler = flowcore_logger.handlers[-1]
         self.run = RunInfo(self.run_id, self.run_dir, repr(config), _program(), time.time())
         logger.info("run %s in %s, configuration %r", self.run_id, self.run_dir, config)
-        self.hooks = self._make_hooks()
-        self._use_serializers()
-        self._feed = EventFeed(self.hooks, self.run)
-        self._checkpoint: checkpoints.CheckpointFile | None = None
-        if config.checkpoint_mode is not None:
-            self._checkpoint = checkpoints.CheckpointFile(self.run_dir / "checkpoint")
-        self._executors: dict[str, Executor] = {}
-        self._executors[INTERNAL] = registry.get("executor", "threads")(
-            label=INTERNAL, max_threads=config.internal_tasks_max_threads
-        )
-        memoizer = self._make_memoizer() if config.app_cache else None
-        #: The kernel proper; apps submit to it.
-        self.kernel = Kernel(
-            self._executors,
-            self.run_dir,
-            retries=config.retries,
-            retry_handler=config.retry_handler,
-            memoizer=memoizer,
-            checkpoint=self._checkpoint,
-            checkpoint_at_once=config.checkpoint_mode == "task_exit",
-            garbage_collect=config.garbage_collect,
-            feed=self._feed,
-            hints=self._hints if self.hooks.wanted("flowcore_failure_hints") else None,
-        )
-        self.kernel.staging = self._make_staging()
-        self._scaler = Scaler(self._strategy(), config.strategy_period, config.max_idletime)
+        try:
+            self._build(config)
+        except BaseException:  # a checkpoint or a hook that is refused
+            _forget_reducer(self)
+            self._close_log()
+            raise
         self._stop_periodic = threading.Event()
         self._periodic: threading.Thread | None = None
         self._feed.start()
         atexit.register(self.cleanup)
+        # Before its executors: hooks hear of the run first, and each start has its finish.
+        self.hooks.call("flowcore_run_started", run=self.run)
         try:
             self._start(self._executors[INTERNAL])
             self.add_executors(config.executors or [])
@@ -113,7 +95,6 @@ class DataFlowKernel:
                 target=self._checkpoint_periodically, name="flowcore-checkpoint", daemon=True
             )
             self._periodic.start()
-        self.hooks.call("flowcore_run_started", run=self.run)
 
     # --- for users
 
@@ -222,9 +203,7 @@ class DataFlowKernel:
         self.hooks.call("flowcore_run_finished", run=self.run, task_counts=counts)
         logger.info("run %s ended; tasks: %s", self.run_id, counts)
         _forget_reducer(self)
-        if self._log_handler is not None:
-            logging.getLogger("flowcore").removeHandler(self._log_handler)
-            self._log_handler.close()
+        self._close_log()
 
     def __enter__(self) -> DataFlowKernel:
         return self
@@ -241,6 +220,39 @@ class DataFlowKernel:
         _unload(self)
 
     # --- parts
+
+    def _build(self, config: Config) -> None:
+        self.hooks = self._make_hooks()
+        self._use_serializers()
+        self._feed = EventFeed(self.hooks, self.run)
+        self._checkpoint: checkpoints.CheckpointFile | None = None
+        if config.checkpoint_mode is not None:
+            self._checkpoint = checkpoints.CheckpointFile(self.run_dir / "checkpoint")
+        self._executors: dict[str, Executor] = {}
+        self._executors[INTERNAL] = registry.get("executor", "threads")(
+            label=INTERNAL, max_threads=config.internal_tasks_max_threads
+        )
+        memoizer = self._make_memoizer() if config.app_cache else None
+        #: The kernel proper; apps submit to it.
+        self.kernel = Kernel(
+            self._executors,
+            self.run_dir,
+            retries=config.retries,
+            retry_handler=config.retry_handler,
+            memoizer=memoizer,
+            checkpoint=self._checkpoint,
+            checkpoint_at_once=config.checkpoint_mode == "task_exit",
+            garbage_collect=config.garbage_collect,
+            feed=self._feed,
+            hints=self._hints if self.hooks.wanted("flowcore_failure_hints") else None,
+        )
+        self.kernel.staging = self._make_staging()
+        self._scaler = Scaler(self._strategy(), config.strategy_period, config.max_idletime)
+
+    def _close_log(self) -> None:
+        if self._log_handler is not None:
+            logging.getLogger("flowcore").removeHandler(self._log_handler)
+            self._log_handler.close()
 
     def _make_hooks(self) -> HookManager:
         implementations, problems = registry.load_all("hooks")

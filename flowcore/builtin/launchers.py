@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 import attrs
 
 from flowcore.plugins.api import ConfigurationError, Launcher, component
@@ -72,5 +74,6 @@ class WrappedLauncher(Launcher):
     debug: bool = True
 
     def __call__(self, command: str, tasks_per_node: int, nodes_per_block: int) -> str:
-        """Return ``prepend`` and the command on one line."""
-        return f"{self.prepend} {command}"
+        """Return ``prepend`` and the command; one of several lines as a single command of bash."""
+        command = command.strip()
+        return f"{self.prepend} " + (f"/bin/bash -c {shlex.quote(command)}" if "\n" in command else command)

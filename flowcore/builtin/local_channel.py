@@ -11,10 +11,11 @@ from pathlib import Path
 
 import attrs
 
-from flowcore.errors import BadPermsScriptPath, FileCopyException, FileExists
-from flowcore.plugins.api import Channel, component
+from flowcore.plugins.api import BadPermsScriptPath, Channel, FileCopyException, FileExists, component
 
 HOST = "localhost"
+#: Seconds in which a command that was killed closes its streams.
+DRAIN_S = 1.0
 
 
 @component
@@ -42,19 +43,23 @@ class LocalChannel(Channel):
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            text=True,
+            encoding="utf-8",
             errors="replace",
             start_new_session=True,
         ) as process:
             try:
                 stdout, stderr = process.communicate(timeout=walltime)
             except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                stdout, stderr = process.communicate()
+                _kill(process)
+                try:
+                    stdout, stderr = process.communicate(timeout=DRAIN_S)
+                except subprocess.TimeoutExpired as held:
+                    # A child that left the group holds the streams open: what it has yet to say is not waited for.
+                    stdout, stderr = _text(held.stdout), _text(held.stderr)
                 stderr += f"\nflowcore: the command was killed after {walltime:g} s: {cmd}\n"
                 return -1, stdout, stderr
             except BaseException:
-                os.killpg(process.pid, signal.SIGKILL)
+                _kill(process)
                 raise
         return process.returncode, stdout, stderr
 
@@ -76,7 +81,7 @@ class LocalChannel(Channel):
         """Copy a file into a folder where none of its name is."""
         destination = Path(local_dir) / Path(remote_source).name
         if destination.exists():
-            if destination.samefile(remote_source):
+            if Path(remote_source).exists() and destination.samefile(remote_source):
                 return str(destination)
             raise FileExists(None, HOST, str(destination))
         return self.push_file(remote_source, local_dir)
@@ -96,3 +101,15 @@ class LocalChannel(Channel):
     def close(self) -> bool:
         """Return False: there is no connection."""
         return False
+
+
+def _kill(process: subprocess.Popen[str]) -> None:
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:  # it has just ended
+        pass
+
+
+def _text(output: bytes | str | None) -> str:
+    # Popen gives the output of a command in its time-out as bytes, also in text mode.
+    return output.decode(errors="replace") if isinstance(output, bytes) else output or ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import attrs
 
@@ -45,6 +47,7 @@ class _Job:
     stdout_path: str
     stderr_path: str
     cancelled: bool = False
+    swept: bool = False
 
 
 @component
@@ -75,6 +78,8 @@ class LocalProvider(Provider):
     parallelism: float = attrs.field(default=1, validator=at_least(0))
     move_files: bool | None = None
 
+    on_this_host: ClassVar[bool] = True
+
     def __attrs_post_init__(self) -> None:
         if not self.min_blocks <= self.init_blocks <= self.max_blocks:
             raise ConfigurationError(
@@ -103,6 +108,11 @@ class LocalProvider(Provider):
         """Start a process for the block; its id is that of the process."""
         assert self._context is not None, "submit before start"
         script = self._context.script_dir / f"{job_name}.sh"
+        for again in itertools.count(1):
+            # bash reads a script as it goes: one of the same name may still run.
+            if not script.exists():
+                break
+            script = self._context.script_dir / f"{job_name}.{again}.sh"
         launched = self.launcher(command, tasks_per_node, self.nodes_per_block)
         lines = ["#!/bin/bash", f"export JOBNAME='{job_name}'"]
         for name, value in (("CORES", self.cores_per_node), ("MEMORY_GB", self.mem_per_node)):
@@ -113,7 +123,7 @@ class LocalProvider(Provider):
         try:
             script.write_text(text, encoding="utf-8")
             with Path(stdout_path).open("wb") as stdout, Path(stderr_path).open("wb") as stderr:
-                process = subprocess.Popen(  # noqa: S603
+                process = subprocess.Popen(
                     ["/bin/bash", str(script)],
                     cwd=self.channel.abspath("."),
                     stdin=subprocess.DEVNULL,
@@ -135,7 +145,7 @@ class LocalProvider(Provider):
         job = self._jobs.get(job_id)
         if job is None:
             return JobStatus(JobState.UNKNOWN, f"no block of this provider has the id {job_id}")
-        code = job.process.poll()
+        code = _exit_code(job)
         message = None
         if code is None:
             state = JobState.RUNNING
@@ -152,19 +162,18 @@ class LocalProvider(Provider):
     def cancel(self, job_ids: Sequence[str]) -> list[bool]:
         """End the blocks' process groups: asked first, killed after a grace period."""
         jobs = [self._jobs.get(job_id) for job_id in job_ids]
-        running = [job for job in jobs if job is not None and job.process.poll() is None]
+        running = [job for job in jobs if job is not None and _exit_code(job) is None]
         for job in running:
             job.cancelled = True
             _signal(job, signal.SIGTERM)
         deadline = time.monotonic() + GRACE_S
         for job in running:
-            try:
-                job.process.wait(max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                pass
-            # What the block's own process left behind in its group goes too.
+            # The group, not only the script: bash ends at once, the workers may have something to put in order.
+            while _group_lives(job) and time.monotonic() < deadline:
+                time.sleep(0.02)
             _signal(job, signal.SIGKILL)
             job.process.wait()
+            job.swept = True
         return [job is not None for job in jobs]
 
 
@@ -173,3 +182,33 @@ def _signal(job: _Job, number: signal.Signals) -> None:
         os.killpg(job.process.pid, number)
     except (ProcessLookupError, PermissionError):
         pass
+
+
+def _exit_code(job: _Job) -> int | None:
+    code = job.process.poll()
+    if code is not None and not job.swept:
+        # As a batch system does: what the script left running in its group ends with it.
+        job.swept = True
+        _signal(job, signal.SIGKILL)
+    return code
+
+
+def _group_lives(job: _Job) -> bool:
+    """Return whether any process of the job's group runs; one that has ended and is not reaped does not count."""
+    job.process.poll()
+    try:
+        os.killpg(job.process.pid, 0)
+    except (ProcessLookupError, PermissionError):
+        return False
+    stats = list(Path("/proc").glob("[0-9]*/stat"))
+    if not stats:  # no Linux
+        return True
+    for stat in stats:
+        try:
+            # `pid (name) state ppid pgrp ...`; the name may hold anything.
+            state, _, group = stat.read_text(errors="replace").rpartition(")")[2].split()[:3]
+        except (OSError, ValueError):  # it has ended
+            continue
+        if int(group) == job.process.pid and state not in "ZX":
+            return True
+    return False

@@ -11,14 +11,14 @@ import functools
 import hashlib
 import pathlib
 import sys
+import threading
 import types
 import uuid
 from typing import Any
 
 import attrs
 
-from flowcore.kernel.memo import function_identity
-from flowcore.plugins.api import File, HashPart, MemoHasher
+from flowcore.plugins.api import File, HashPart, MemoHasher, function_identity
 
 _BY_REPR = (
     int,
@@ -49,6 +49,9 @@ def _name(kind: type) -> bytes:
 class StandardMemoHasher(MemoHasher):
     """Scalars, containers, dates, paths, enums, dataclasses, attrs classes, functions, classes and Files."""
 
+    def __init__(self) -> None:
+        self._thread = threading.local()
+
     def handles(self, obj: Any) -> bool:
         """Return whether the object is of one of these types."""
         return (
@@ -62,7 +65,8 @@ class StandardMemoHasher(MemoHasher):
         kind = type(obj)
         digest = hashlib.sha256(_name(kind))
         if isinstance(obj, enum.Enum):
-            digest.update(obj.name.encode())
+            # A flag without a name (no bit set) still has a value.
+            digest.update((obj.name or repr(obj.value)).encode())
         elif isinstance(obj, File):
             digest.update(obj.url.encode())
         elif isinstance(obj, types.MethodType):
@@ -71,8 +75,7 @@ class StandardMemoHasher(MemoHasher):
             digest.update(part(obj.func) + part(obj.args) + part(obj.keywords))
         elif isinstance(obj, _CALLABLES):
             digest.update(function_identity(obj))
-            for cell in getattr(obj, "__closure__", None) or ():
-                digest.update(part(cell.cell_contents))
+            self._add_held(obj, digest, part)
         elif isinstance(obj, dict):
             # Equal dicts may be ordered differently.
             for key, value in sorted((part(k), part(v)) for k, v in obj.items()):
@@ -95,6 +98,29 @@ class StandardMemoHasher(MemoHasher):
                 digest.update(name.encode() + part(getattr(obj, name)))
         return digest.digest()
 
+    def _add_held(self, function: Any, digest: hashlib._Hash, part: HashPart) -> None:
+        """Add the values that a function holds on to: two of one text may differ in these alone."""
+        held = [getattr(function, name, None) for name in ("__defaults__", "__kwdefaults__")]
+        for cell in getattr(function, "__closure__", None) or ():
+            try:
+                held.append(cell.cell_contents)
+            except ValueError:  # not assigned yet
+                pass
+        owner = getattr(function, "__self__", None)
+        if not isinstance(owner, types.ModuleType):
+            held.append(owner)  # of a builtin's bound method
+        # A recursive inner function holds itself.
+        seen: set[int] = self._thread.__dict__.setdefault("functions", set())
+        if id(function) in seen:
+            return
+        seen.add(id(function))
+        try:
+            for value in held:
+                if value is not None:
+                    digest.update(part(value))
+        finally:
+            seen.discard(id(function))
+
 
 class NumpyMemoHasher(MemoHasher):
     """Arrays and scalars of numpy: type, shape and content. Does not import numpy itself."""
@@ -106,6 +132,11 @@ class NumpyMemoHasher(MemoHasher):
 
     def hash(self, obj: Any, output_ref: bool, part: HashPart) -> bytes:
         """Return bytes that identify the array; arrays of objects through the hashers of their elements."""
-        digest = hashlib.sha256(f"numpy:{obj.dtype.str}:{obj.shape}:".encode())
+        # `dtype.str` has the byte order, `str(dtype)` the fields; a subclass may hold more than its buffer.
+        dtype = f"{obj.dtype.str}:{obj.dtype}"
+        digest = hashlib.sha256(f"numpy:{dtype}:{obj.shape}:".encode() + _name(type(obj)))
+        mask = getattr(obj, "mask", None)  # of a masked array
+        if mask is not None:
+            digest.update(part(mask))
         digest.update(part(obj.tolist()) if obj.dtype.hasobject else obj.tobytes())
         return digest.digest()

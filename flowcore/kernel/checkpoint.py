@@ -65,11 +65,15 @@ class CheckpointFile:
                 self.directory.mkdir(parents=True, exist_ok=True)
                 flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
                 self._fd = os.open(self.directory / FILE_NAME, flags, 0o644)
-                if os.fstat(self._fd).st_size == 0:
-                    data = bytearray(MAGIC) + data
-            view = memoryview(data)
-            while view:
-                view = view[os.write(self._fd, view) :]
+            before = os.fstat(self._fd).st_size
+            view = memoryview(data if before else MAGIC + data)
+            try:
+                while view:
+                    view = view[os.write(self._fd, view) :]
+            except OSError:
+                # Half a record (a full disk) would hide all that are written after it.
+                os.ftruncate(self._fd, before)
+                raise
             self.written += count
 
     def close(self) -> None:

@@ -28,6 +28,7 @@ from flowcore.errors import (
     JoinTypeError,
     KernelClosedError,
     UnknownExecutorError,
+    describe,
 )
 from flowcore.files import AUTO_LOGNAME
 from flowcore.futures import AppFuture, DataFuture, KernelFuture
@@ -226,7 +227,11 @@ class Kernel:
         if self._checkpoint is None:
             return None
         unwritten, self._unwritten = self._unwritten, []
-        self._checkpoint.append(unwritten)
+        try:
+            self._checkpoint.append(unwritten)
+        except OSError:
+            self._unwritten = unwritten + self._unwritten
+            raise
         return self._checkpoint.directory
 
     def close(self) -> None:
@@ -245,7 +250,8 @@ class Kernel:
         if thread.events is not None:
             thread.events.append(event)
             return
-        thread.events = events = deque()
+        events: deque[machine.Event] = deque()
+        thread.events = events
         outer = thread.callbacks is not None
         if not outer:
             thread.callbacks = deque()
@@ -288,6 +294,8 @@ class Kernel:
         try:
             self.executors[label].submit(attempt)
         except Exception as error:  # noqa: BLE001 - whatever an executor raises fails this attempt
+            if self._feed is not None:
+                self._feed.attempt(task, time.time(), None, error)
             self._attempt_failed(task, error)
 
     def _attempt_failed(self, task: Task, error: BaseException) -> None:
@@ -311,7 +319,11 @@ class Kernel:
                 )
                 return
             parents = staging.parents_of_files(args, kwargs)
-            args, kwargs = arguments.replace_all(args, kwargs, arguments.value_of)
+            try:
+                args, kwargs = arguments.replace_all(args, kwargs, arguments.value_of)
+            except TypeError as error:  # a value that cannot be hashed, in a set or as a key
+                self._attempt_failed(task, error)
+                return
         task.args, task.kwargs, task.func = args, dict(kwargs), spec.func
         try:
             if spec.app.cache and self._memoizer is not None:
@@ -355,13 +367,12 @@ class Kernel:
     def _begin_join(self, action: machine.BeginJoin) -> None:
         task = action.task
         futures = task.joins if isinstance(task.joins, list) else [task.joins]
-        wrong = next((f for f in futures if not isinstance(f, Future)), None)
-        if wrong is not None or task.future in futures:
-            kind = type(wrong).__name__
+        wrong = [f for f in futures if not isinstance(f, Future)]
+        if wrong or task.future in futures:
             problem = (
                 f"join_app {task.spec.app.name!r} must return a future or a list of futures, got "
-                + (f"{wrong!r:.80} of type {kind}" if task.joins is wrong else f"a list with {wrong!r:.80} of type {kind}")
-                if wrong is not None
+                f"{'a list with ' if isinstance(task.joins, list) else ''}{_shown(wrong[0])}"
+                if wrong
                 else f"join_app {task.spec.app.name!r} returned its own future and would wait for itself for ever"
             ) + ". Return what calling an app gives; a plain value is the business of a python_app"
             self._post(machine.Finished(task.id, task.try_id, None, JoinTypeError(problem), time.time()))
@@ -399,7 +410,7 @@ class Kernel:
             if not isinstance(cost, int | float):
                 raise ConfigurationError(f"retry_handler must return a number, got {cost!r}")
         except Exception as problem:  # noqa: BLE001 - a user's function
-            problem.add_note(f"flowcore: raised by the retry handler, on {type(failure).__name__}: {failure}")
+            problem.add_note(f"flowcore: raised by the retry handler, on {describe(failure)}")
             problem.__cause__ = problem.__cause__ or failure
             error = problem
         self._post(machine.RetryCost(task.id, task.try_id, failure, cost, error, time.time()))
@@ -513,6 +524,14 @@ class Kernel:
             task = self._machine.tasks.get(result.task_id)
             if task is not None and task.try_id == result.try_id:
                 self._feed.attempt(task, now, result.where, result.error)
+
+
+def _shown(value: Any) -> str:
+    kind = type(value).__name__
+    try:
+        return f"{value!r:.80} of type {kind}"
+    except Exception:  # noqa: BLE001 - a user's __repr__
+        return f"an object of type {kind}"
 
 
 def _failure_of(future: Future[Any]) -> BaseException | None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import attrs
 
-from flowcore.errors import InvalidTransition
+from flowcore.errors import InvalidTransition, describe
 from flowcore.futures import AppFuture, DataFuture
 from flowcore.kernel.states import FINAL, TRANSITIONS, States
 from flowcore.kernel.task import Task
@@ -23,10 +23,7 @@ from flowcore.plugins.executor import AttemptResult
 
 # --- events: what happened. `at` is epoch seconds.
 
-_event = attrs.define(slots=True, eq=False)
-
-
-@_event
+@attrs.define(slots=True, eq=False)
 class Submitted:
     """A call was made; ``dependencies`` are the futures among its arguments, each once."""
 
@@ -35,7 +32,7 @@ class Submitted:
     at: float
 
 
-@_event
+@attrs.define(slots=True, eq=False)
 class FutureDone:
     """A future that the shell was told to watch for a task is done."""
 
@@ -44,7 +41,7 @@ class FutureDone:
     at: float
 
 
-@_event
+@attrs.define(slots=True, eq=False)
 class Prepared:
     """The task's values and executor are set, and its result is not known yet.
 
@@ -56,7 +53,7 @@ class Prepared:
     at: float
 
 
-@_event
+@attrs.define(slots=True, eq=False)
 class MemoHit:
     """The task's result was known."""
 
@@ -65,7 +62,7 @@ class MemoHit:
     at: float
 
 
-@_event
+@attrs.define(slots=True, eq=False)
 class DependenciesFailed:
     """Values cannot be had for the task's futures."""
 
@@ -74,7 +71,7 @@ class DependenciesFailed:
     at: float
 
 
-@_event
+@attrs.define(slots=True, eq=False)
 class AttemptsEnded:
     """Attempts ended on an executor, or failed on the way there."""
 
@@ -82,7 +79,7 @@ class AttemptsEnded:
     at: float
 
 
-@_event
+@attrs.define(slots=True, eq=False)
 class AttemptsRunning:
     """An executor says that attempts began to run."""
 
@@ -90,7 +87,7 @@ class AttemptsRunning:
     at: float
 
 
-@_event
+@attrs.define(slots=True, eq=False)
 class RetryCost:
     """The retry handler has spoken on an attempt's failure; ``error`` is what it raised."""
 
@@ -102,7 +99,7 @@ class RetryCost:
     at: float
 
 
-@_event
+@attrs.define(slots=True, eq=False)
 class Finished:
     """The join or the stage-out of an attempt is over, with a value or an error."""
 
@@ -113,7 +110,7 @@ class Finished:
     at: float
 
 
-@_event
+@attrs.define(slots=True, eq=False)
 class CancelRequested:
     """The user wants the task cancelled."""
 
@@ -121,7 +118,7 @@ class CancelRequested:
     at: float
 
 
-@_event
+@attrs.define(slots=True, eq=False)
 class Aborted:
     """The run ends: every task that is not over fails with an error that ``make_error`` gives."""
 
@@ -146,10 +143,7 @@ Event = (
 
 # --- actions: what the shell is to do
 
-_action = attrs.define(slots=True, eq=False)
-
-
-@_action
+@attrs.define(slots=True, eq=False)
 class Watch:
     """Post FutureDone for the task when the future is done."""
 
@@ -157,28 +151,28 @@ class Watch:
     future: Future[Any]
 
 
-@_action
+@attrs.define(slots=True, eq=False)
 class Prepare:
     """Put values for futures, look the result up, begin to stage; post what came of it."""
 
     task: Task
 
 
-@_action
+@attrs.define(slots=True, eq=False)
 class FinishStaging:
     """All staged files are there: put them in, then post Prepared again."""
 
     task: Task
 
 
-@_action
+@attrs.define(slots=True, eq=False)
 class Submit:
     """Give the task's current attempt to its executor."""
 
     task: Task
 
 
-@_action
+@attrs.define(slots=True, eq=False)
 class AskRetryCost:
     """Call the user's retry handler; post RetryCost."""
 
@@ -186,28 +180,28 @@ class AskRetryCost:
     failure: BaseException
 
 
-@_action
+@attrs.define(slots=True, eq=False)
 class BeginJoin:
     """Look at what the join_app returned; watch its futures through :meth:`Machine.watch_join`."""
 
     task: Task
 
 
-@_action
+@attrs.define(slots=True, eq=False)
 class CollectJoin:
     """All joined futures are done: post Finished with their values."""
 
     task: Task
 
 
-@_action
+@attrs.define(slots=True, eq=False)
 class CollectStageOuts:
     """All files have been taken out: post Finished with the task's value."""
 
     task: Task
 
 
-@_action
+@attrs.define(slots=True, eq=False)
 class TellStagers:
     """The task's function has run, or failed with ``error``: its files may be taken out, or will not be."""
 
@@ -215,14 +209,14 @@ class TellStagers:
     error: BaseException | None
 
 
-@_action
+@attrs.define(slots=True, eq=False)
 class CancelAttempt:
     """Take the current attempt back from its executor, if that works."""
 
     task: Task
 
 
-@_action
+@attrs.define(slots=True, eq=False)
 class Settle:
     """The task is over: record the result, set its futures."""
 
@@ -231,7 +225,7 @@ class Settle:
     error: BaseException | None
 
 
-@_action
+@attrs.define(slots=True, eq=False)
 class Announce:
     """The task changed its state; made only while somebody listens."""
 
@@ -284,6 +278,7 @@ class Machine:
         self._retries = retries
         self._ask_retry_cost = ask_retry_cost
         self._keep_finished = keep_finished
+        self._make_abort_error: Callable[[Task], BaseException] | None = None
         self._history: deque[tuple[int, str, States]] = deque(maxlen=HISTORY)
         self._handlers: dict[type, Callable[[Any, list[Action]], None]] = {
             Submitted: self._submitted,
@@ -424,6 +419,10 @@ class Machine:
         self.tasks[task.id] = task
         self.unfinished += 1
         self._move(task, States.pending, "submitted", at, actions)
+        if self._make_abort_error is not None:
+            # The call was made just as the run ended.
+            self._end(task, States.failed, "run ended", at, actions, None, self._make_abort_error(task))
+            return
         if event.dependencies:
             task.depends = tuple(f.tid for f in event.dependencies if isinstance(f, AppFuture | DataFuture) and f.tid is not None)
             self._wait_for(task, event.dependencies, actions)
@@ -493,7 +492,7 @@ class Machine:
     def _attempt_failed(self, task: Task, failure: BaseException, at: float, actions: list[Action]) -> None:
         if task.fail_history is None:
             task.fail_history = []
-        task.fail_history.append(f"{type(failure).__name__}: {failure}")
+        task.fail_history.append(describe(failure))
         if task.stage_outs:
             actions.append(TellStagers(task, failure))
         if self._ask_retry_cost and isinstance(failure, Exception):
@@ -544,6 +543,7 @@ class Machine:
             self._end(task, States.failed, "cancelled", at, actions, None, CancelledError())
 
     def _aborted(self, event: Aborted, actions: list[Action]) -> None:
+        self._make_abort_error = event.make_error
         for task in list(self.tasks.values()):
             if task.state not in FINAL:
                 task.dependents = None

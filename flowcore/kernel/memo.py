@@ -7,6 +7,7 @@ Files count by their URL.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import inspect
 import threading
@@ -16,46 +17,12 @@ from weakref import WeakKeyDictionary
 
 from flowcore.errors import MemoizationError
 from flowcore.kernel.task import Task
+from flowcore.plugins.identity import function_identity
 from flowcore.plugins.memo_hasher import MemoHasher
 
 #: Part of every key: raised when the way in which keys are made changes.
 KEY_VERSION = b"flowcore-memo-1"
 MISSING = object()
-
-_function_ids: WeakKeyDictionary[Callable[..., Any], bytes] = WeakKeyDictionary()
-
-
-def function_identity(function: Callable[..., Any]) -> bytes:
-    """Return bytes that identify a function's text: its module, name and source, else its bytecode."""
-    try:
-        known = _function_ids.get(function)
-    except TypeError:  # not weakly referable, e.g. a builtin
-        return _function_identity(function)
-    if known is None:
-        known = _function_ids[function] = _function_identity(function)
-    return known
-
-
-def _function_identity(function: Callable[..., Any]) -> bytes:
-    digest = hashlib.sha256()
-    for part in (getattr(function, "__module__", ""), getattr(function, "__qualname__", repr(type(function)))):
-        digest.update(str(part).encode() + b"\0")
-    inner = getattr(function, "func", None)  # functools.partial
-    if callable(inner):
-        digest.update(function_identity(inner))
-        return digest.digest()
-    try:
-        digest.update(inspect.getsource(function).encode())
-    except (OSError, TypeError):
-        code = getattr(function, "__code__", None)
-        if code is not None:
-            digest.update(code.co_code + repr(code.co_names).encode() + repr(_stable_consts(code)).encode())
-    return digest.digest()
-
-
-def _stable_consts(code: Any) -> list[Any]:
-    # A nested code object's repr holds its address.
-    return [_stable_consts(c) + [c.co_code] if inspect.iscode(c) else c for c in code.co_consts]
 
 
 class Hashing:
@@ -84,7 +51,8 @@ class Hashing:
                 return hashed
 
         def part(inner: Any) -> bytes:
-            return self(inner, output_ref)
+            # Of one length, so that the parts of two containers never run into each other.
+            return hashlib.sha256(self(inner, output_ref)).digest()
 
         for hasher in self._hashers:
             if hasher.handles(value):
@@ -95,6 +63,14 @@ class Hashing:
             "a hasher: an implementation of the hook flowcore_memo_hash, or a MemoHasher in the entry-point "
             "group flowcore.memo_hashers; or name the argument in ignore_for_cache"
         )
+
+
+def _is_set(cell: Any) -> bool:
+    try:
+        cell.cell_contents  # noqa: B018
+    except ValueError:
+        return False
+    return True
 
 
 class Memoizer:
@@ -120,7 +96,7 @@ class Memoizer:
         app = task.spec.app
         digest = hashlib.sha256(KEY_VERSION)
         digest.update(app.kind.encode() + b"\0" + app.name.encode() + b"\0")
-        digest.update(function_identity(app.user_func))
+        digest.update(self._identity(app.user_func))
         for name, value in sorted(self._named(app.user_func, task).items()):
             if name in app.ignore_for_cache:
                 continue
@@ -130,6 +106,22 @@ class Memoizer:
                 raise MemoizationError(f"argument {name!r} of app {app.name!r}: {error}") from None
             digest.update(name.encode() + b"\0" + len(hashed).to_bytes(8, "big") + hashed)
         return digest.hexdigest()
+
+    def _identity(self, function: Callable[..., Any]) -> bytes:
+        """Return what identifies the function, with the values that it was made with."""
+        identity = function_identity(function)
+        held: list[Any] = []
+        if isinstance(function, functools.partial):
+            held = [function.args, function.keywords]
+        else:
+            held = [c.cell_contents for c in getattr(function, "__closure__", None) or () if _is_set(c)]
+        for value in held:
+            try:
+                identity += self._hashing(value)
+            except (MemoizationError, RecursionError):
+                # No reason to refuse: functions hold modules, loggers, other apps, themselves.
+                identity += type(value).__qualname__.encode()
+        return identity
 
     def _named(self, function: Callable[..., Any], task: Task) -> dict[str, Any]:
         # By parameter name, so that f(1), f(x=1) and ignore_for_cache agree.

@@ -14,6 +14,8 @@ class Channel(ABC):
     """
 
     kind: ClassVar[str] = "channel"
+    #: Folder on the other host for scripts; None until the user or a provider sets it.
+    script_dir: str | None = None
 
     @abstractmethod
     def execute_wait(
@@ -64,15 +66,6 @@ class Channel(ABC):
     @abstractmethod
     def abspath(self, path: str) -> str:
         """Return the absolute path."""
-
-    @property
-    @abstractmethod
-    def script_dir(self) -> str | None:
-        """Folder on the other host for scripts; None until it is set."""
-
-    @script_dir.setter
-    @abstractmethod
-    def script_dir(self, value: str | None) -> None: ...
 
     @abstractmethod
     def close(self) -> bool:

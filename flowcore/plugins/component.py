@@ -28,7 +28,7 @@ def close_match(word: str, known: Iterable[str]) -> str:
 
 
 @functools.cache
-def type_hints(cls: type) -> dict[str, Any]:
+def type_hints(cls: Any) -> dict[str, Any]:
     """Return the resolved type of each option of a component class."""
     if attrs.has(cls):
         return typing.get_type_hints(cls)
@@ -97,7 +97,7 @@ def component(cls: type[C]) -> type[C]:
     construct = made.__init__
 
     @functools.wraps(construct)
-    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
         known = options(made)
         for name in kwargs:
             if name not in known:

@@ -189,11 +189,6 @@ class FutureExecutor(Executor):
         return len(self._futures)
 
 
-#: Called after each poll of an executor's blocks with the status of each; may call
-#: :meth:`BlockExecutor.set_bad_state_and_fail_all`.
-BlockErrorHandler = Callable[["BlockExecutor", "dict[str, JobStatus]"], None]
-
-
 class BlockExecutor(Executor):
     """An executor whose workers live in blocks, which the core asks a provider for.
 
@@ -245,3 +240,8 @@ class BlockExecutor(Executor):
 
         Called by block error handlers from the scaling thread; the first call counts.
         """
+
+
+#: Called after each poll of an executor's blocks with the status of each; may call
+#: :meth:`BlockExecutor.set_bad_state_and_fail_all`.
+BlockErrorHandler = Callable[[BlockExecutor, dict[str, JobStatus]], None]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from typing import Any
 
 import pluggy
@@ -27,6 +26,8 @@ class HookManager:
     def __init__(self, implementations: list[tuple[str, Any]] | None = None) -> None:
         self._manager = pluggy.PluginManager(hookspecs.PROJECT)
         self._manager.add_hookspecs(hookspecs)
+        # pluggy's name of a plugin to the one that people know.
+        self._shown: dict[str | None, str] = {}
         for name, implementation in implementations or []:
             self.register(implementation, name)
 
@@ -37,18 +38,29 @@ class HookManager:
             HookError: it does not fit, is registered already, or implements a hook that does not exist.
         """
         shown = name or getattr(implementation, "__name__", None) or type(implementation).__name__
+        if self._manager.is_registered(implementation) or (name is not None and self._manager.has_plugin(name)):
+            raise HookError(f"hook plugin {shown!r} is refused: it is registered already")
         try:
-            self._manager.register(implementation, name)
-        except (pluggy.PluginValidationError, ValueError) as error:
-            raise HookError(f"hook plugin {shown!r} is refused: {' '.join(str(error).split())}") from error
-        try:
+            registered = self._manager.register(implementation, name)
             self._manager.check_pending()
+            self._refuse_wrappers(implementation)
         except pluggy.PluginValidationError as error:
-            self._manager.unregister(implementation)
+            # Older versions of pluggy keep what they took in before they refused.
+            if self._manager.is_registered(implementation):
+                self._manager.unregister(implementation)
             known = ", ".join(n for n in dir(hookspecs) if n.startswith("flowcore_"))
             raise HookError(
                 f"hook plugin {shown!r} is refused: {' '.join(str(error).split())}. The hooks are: {known}"
             ) from error
+        self._shown[registered] = shown
+
+    def _refuse_wrappers(self, implementation: Any) -> None:
+        for caller in self._manager.get_hookcallers(implementation) or ():
+            for found in caller.get_hookimpls():
+                if found.plugin is implementation and (found.wrapper or found.hookwrapper):
+                    raise pluggy.PluginValidationError(
+                        implementation, f"its {caller.name} is a wrapper, and these hooks cannot be wrapped"
+                    )
 
     def unregister(self, implementation: Any) -> None:
         """Remove an object that was registered."""
@@ -60,13 +72,28 @@ class HookManager:
         return bool(caller.get_hookimpls())
 
     def call(self, hook: str, **arguments: Any) -> Any:
-        """Call a hook; return its results (or its first result, as specified), or None where it raised."""
-        try:
-            return self._caller(hook)(**arguments)
-        except Exception:
-            logger.exception("an implementation of hook %s raised", hook)
-            return None
+        """Call a hook.
 
-    def _caller(self, hook: str) -> Callable[..., Any]:
-        caller: Callable[..., Any] = getattr(self._manager.hook, hook)
-        return caller
+        Each implementation is called by itself: one that raises is logged with its plugin's name, and the
+        others have their say nevertheless.
+
+        Returns:
+            All results that are not None; or the first one (None if there is none), where the specification
+            asks for that.
+        """
+        caller: pluggy.HookCaller = getattr(self._manager.hook, hook)
+        assert caller.spec is not None
+        first = bool(caller.spec.opts.get("firstresult"))
+        results = []
+        # pluggy keeps them in the reverse of their order.
+        for found in reversed(caller.get_hookimpls()):
+            try:
+                result = found.function(*(arguments[name] for name in found.argnames))
+            except Exception:
+                logger.exception("hook %s of plugin %r raised", hook, self._shown.get(found.plugin_name))
+                continue
+            if result is not None:
+                if first:
+                    return result
+                results.append(result)
+        return None if first else results

@@ -143,6 +143,9 @@ class Provider(ABC):
     #: Memory to ask for per node in GB, and to tell workers in ``FLOWCORE_MEMORY_GB``; None: whatever is there.
     mem_per_node: float | None = None
 
+    #: Whether blocks run on the host of this process, so that their workers reach it through loopback.
+    on_this_host: ClassVar[bool] = False
+
     @abstractmethod
     def start(self, context: ProviderContext) -> None:
         """Be ready for :meth:`submit`. Called once, before all else."""

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+import logging
 from collections.abc import Sequence
 from typing import Any
 
 import attrs
 from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
 
 from flowcore.errors import PluginConflict, PluginError, PluginLoadError, PluginNotFound
 from flowcore.plugins.component import close_match
 from flowcore.plugins.version import PLUGIN_API
+
+logger = logging.getLogger(__name__)
 
 #: Kind, as users and messages name it, to entry-point group.
 GROUPS = {
@@ -63,7 +67,7 @@ class Plugin:
     @property
     def class_name(self) -> str:
         """Name of the class (or function, or module) behind it."""
-        return self.value.partition(":")[2] or self.value
+        return self.value.partition(":")[2].partition("[")[0].strip() or self.value
 
     @property
     def module(self) -> str:
@@ -85,7 +89,11 @@ def _problem(dist: importlib.metadata.Distribution) -> str | None:
             requirement = Requirement(text)
         except InvalidRequirement:
             continue
-        if requirement.name == CORE and not requirement.specifier.contains(_core_version(), prereleases=True):
+        if canonicalize_name(requirement.name) != CORE:
+            continue
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        if not requirement.specifier.contains(_core_version(), prereleases=True):
             return (
                 f"it supports flowcore{requirement.specifier}, and this is flowcore {_core_version()}: "
                 f"install a version of {dist.name} made for it"
@@ -102,15 +110,31 @@ def _problem(dist: importlib.metadata.Distribution) -> str | None:
 def _scan(group: str) -> list[tuple[importlib.metadata.EntryPoint, importlib.metadata.Distribution]]:
     # By distribution, so that each entry point has its `dist`. An editable install can show the same
     # distribution twice on sys.path; the first one is the one that is imported.
-    found = []
+    found: list[tuple[importlib.metadata.EntryPoint, importlib.metadata.Distribution]] = []
     seen: set[str] = set()
     for dist in importlib.metadata.distributions():
-        name = dist.name
-        if name in seen:
+        try:
+            name = dist.metadata["Name"]
+            entry_points = [ep for ep in dist.entry_points if ep.group == group]
+        except Exception as error:  # noqa: BLE001 - metadata that somebody wrote by hand, or half of it
+            _warn_once(f"a distribution is left out, its metadata cannot be read: {_place(dist)}: {error!r}")
             continue
-        seen.add(name)
-        found.extend((ep, dist) for ep in dist.entry_points if ep.group == group)
+        if not name:  # what an interrupted uninstall leaves behind
+            continue
+        if (key := canonicalize_name(name)) in seen:
+            continue
+        seen.add(key)
+        found.extend((ep, dist) for ep in entry_points)
     return found
+
+
+def _place(dist: importlib.metadata.Distribution) -> str:
+    return str(getattr(dist, "_path", dist))
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    logger.warning("%s", message)
 
 
 def installed(kind: str) -> list[Plugin]:
@@ -172,9 +196,12 @@ def find_class(kind: str, class_name: str) -> Plugin:
         PluginNotFound, PluginConflict, PluginLoadError: as :func:`find`.
     """
     plugins = installed(kind)
-    for plugin in plugins:
-        if plugin.class_name == class_name:
-            return find(kind, plugin.name)
+    matching = [p for p in plugins if p.class_name == class_name]
+    owners = {p.distribution for p in matching}
+    if len(owners) > 1:
+        raise PluginConflict(f"{_both(owners)} offer a {kind} of class {class_name}: name it as a plugin instead")
+    if matching:
+        return find(kind, matching[0].name)
     for (known_kind, _), (known_class, dist) in KNOWN.items():
         if known_kind == kind and known_class == class_name:
             raise PluginNotFound(f"{class_name} is not installed: pip install {dist}")
@@ -212,7 +239,7 @@ def _load(kind: str, name: str) -> Any:
 
     group = GROUPS[kind]
 
-    class Manager(NamedExtensionManager):  # type: ignore[misc]
+    class Manager(NamedExtensionManager):  # type: ignore[type-arg]  # stevedore 5.2 has no generic one
         # Instead of stevedore's cached list, which loses each entry point's distribution and writes files
         # into the user's home.
         def list_entry_points(self) -> list[importlib.metadata.EntryPoint]:
@@ -236,6 +263,11 @@ def _load(kind: str, name: str) -> Any:
         return manager[name].plugin
     except MultipleMatches as error:
         raise PluginConflict(str(error)) from error
+    except (AssertionError, SystemExit) as error:  # stevedore lets these pass
+        owner = next((f" of {dist.name} {dist.version}" for ep, dist in _scan(group) if ep.name == name), "")
+        raise PluginLoadError(
+            f"{kind} {name!r}{owner} failed to import: {type(error).__name__}: {error}"
+        ) from error
 
 
 def _contract(kind: str) -> type | None:

@@ -59,6 +59,7 @@ class BlockPool:
         self._blocks: dict[str, Block] = {}
         self._polled_at: float | None = None
         self._idle_since: float | None = None
+        self._closed = False
         handler = executor.block_error_handler
         self._handle_errors: BlockErrorHandler = (
             simple_error_handler if handler is True else noop_error_handler if handler is False else handler
@@ -142,6 +143,7 @@ class BlockPool:
             if self._polled_at is None or now - self._polled_at >= interval:
                 self._polled_at = now
                 self._poll()
+                self._cancel([b for b in self._blocks.values() if b.released and not b.status.terminal])
             if self.executor.bad_state_is_set:
                 return
             self._handle_errors(self.executor, self.status())
@@ -156,8 +158,13 @@ class BlockPool:
     def close(self) -> None:
         """Cancel every block. Idempotent."""
         with self._lock:
-            self._cancel([b for b in self._blocks.values() if not b.status.terminal])
-            self.executor.provider.close()
+            if self._closed:
+                return
+            self._closed = True
+            try:
+                self._cancel([b for b in self._blocks.values() if not b.status.terminal])
+            finally:
+                self.executor.provider.close()
 
     # --- parts
 
@@ -207,13 +214,23 @@ class BlockPool:
             self._update(block, status)
 
     def _cancel(self, blocks: Sequence[Block]) -> None:
-        jobs = [b.job_id for b in blocks if b.job_id is not None]
-        if not jobs:
+        known = [b for b in blocks if b.job_id is not None]
+        if not known:
             return
-        self.executor.provider.cancel(jobs)
-        for block in blocks:
+        for block in known:
             block.released = True
-            self._update(block, attrs.evolve(block.status, state=JobState.CANCELLED))
+        accepted = self.executor.provider.cancel([b.job_id for b in known if b.job_id is not None])
+        for block, ok in zip(known, accepted, strict=True):
+            if ok:
+                self._update(block, attrs.evolve(block.status, state=JobState.CANCELLED))
+            else:
+                # It still costs: it stays in the table, and the next step asks again.
+                logger.warning(
+                    "executor %s: the cancelling of block %s (job %s) was not accepted",
+                    self.executor.label,
+                    block.block_id,
+                    block.job_id,
+                )
 
     def _update(self, block: Block, status: JobStatus) -> None:
         changed = status.state is not block.status.state
@@ -282,9 +299,14 @@ class Scaler:
                     logger.exception("scaling of executor %s failed", pool.executor.label)
 
     def _pause(self) -> float:
-        waiting = any(
-            not s.terminal and block not in pool.executor.connected_blocks()
-            for pool in self._pools
-            for block, s in pool.status().items()
-        )
+        try:
+            waiting = any(
+                not s.terminal and block not in pool.executor.connected_blocks()
+                for pool in list(self._pools)
+                for block, s in pool.status().items()
+            )
+        except Exception:
+            # The thread lives on: one executor's defect must not strand the blocks of the others.
+            logger.exception("looking at the blocks failed")
+            waiting = False
         return min(self._EAGER_S, self._period_s) if waiting else self._period_s

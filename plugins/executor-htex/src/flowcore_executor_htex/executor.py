@@ -1,0 +1,419 @@
+"""The high-throughput executor, on the submit side: its options, and the life of its interchange."""
+
+from __future__ import annotations
+
+import os
+import select
+import shlex
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+import msgspec
+import zmq
+
+from flowcore.addresses import get_all_addresses
+from flowcore.builtin.local_provider import LocalProvider
+from flowcore.plugins.api import (
+    Attempt,
+    AttemptResult,
+    BlockErrorHandler,
+    BlockExecutor,
+    ConfigurationError,
+    ExecutorContext,
+    ExecutorError,
+    InterchangeLost,
+    Provider,
+    Staging,
+    UnsupportedResource,
+    at_least,
+    component,
+)
+from flowcore_executor_htex import protocol
+from flowcore_executor_htex import settings as settings_module
+from flowcore_executor_htex.settings import InterchangeSettings, ManagerSettings, Ports
+from flowcore_executor_htex.submit import Connection, key_of
+
+#: Seconds that the interchange has to start, and to end by itself.
+START_S = 30.0
+STOP_S = 5.0
+LOOPBACK = "127.0.0.1"
+#: Tries PATH's python first where the user prepares the workers' environment, else this process's own.
+_FIND_PYTHON = (
+    'for python in {candidates}; do "$python" -P -c "import flowcore_executor_htex" 2>/dev/null && break; done\n'
+)
+DEFAULT_LAUNCH_CMD = "exec {python} -P -m flowcore_executor_htex.manager {settings} --block-id {block_id}"
+
+
+def _check_range(instance: Any, attribute: attrs.Attribute[Any], value: tuple[int, int]) -> None:
+    if not 1 <= value[0] < value[1] <= 65536:
+        raise ConfigurationError(
+            f"HighThroughputExecutor({attribute.name}={value!r}): expected (low, high) with 1 <= low < high <= 65536; "
+            "ports from low to high - 1 are tried"
+        )
+
+
+def _check_label(instance: Any, attribute: attrs.Attribute[str], value: str) -> None:
+    if not value or "/" in value or value.startswith("."):
+        raise ConfigurationError(
+            f"HighThroughputExecutor(label={value!r}): the label names a folder in the run directory; "
+            "it must not be empty, begin with a dot or hold a slash"
+        )
+
+
+@component
+class HighThroughputExecutor(BlockExecutor):
+    """Runs tasks in worker processes on the nodes of blocks, through one interchange process.
+
+    Attributes:
+        label: name of the executor.
+        provider: where its blocks come from.
+        launch_cmd: command that starts the manager on a node, with the places ``{python}``, ``{settings}`` and
+            ``{block_id}``; None for the default.
+        address: address of this host that the nodes can reach, and on which the interchange listens for them; None:
+            the loopback address for blocks of this host, else all addresses, of which each manager takes the first
+            that it reaches.
+        worker_port_range: (low, high): the interchange listens for managers on a port from low to high - 1.
+        interchange_port_range: likewise, for this process, on the loopback address.
+        storage_access: stagers for the tasks' files.
+        working_dir: folder for staged files, where the workers are.
+        worker_debug: write more to the managers' logs.
+        cores_per_worker: cores that a worker is meant to have; below 1 oversubscribes.
+        mem_per_worker: memory in GB that a worker is meant to have; None: no limit.
+        max_workers_per_node: workers per node at most; None: as many as cores and memory allow.
+        prefetch_capacity: tasks that a node holds beyond those its workers run, whatever they take. Short tasks are
+            prefetched adaptively besides, up to about 20 ms of work.
+        heartbeat_threshold: seconds of silence after which the other end is taken for lost.
+        heartbeat_period: seconds between two signs of life.
+        address_probe_timeout: seconds that a manager looks for an address that it reaches; None: 30.
+        worker_logdir_root: folder for the managers' logs, where this run's folder cannot be written from the nodes.
+        block_error_handler: what to do when blocks fail: True for the default, False for nothing, or a function.
+        encrypted: encrypt and authenticate all connections (CurveZMQ) with keys made for the run.
+    """
+
+    label: str = attrs.field(default="HighThroughputExecutor", validator=_check_label)
+    provider: Provider = attrs.field(factory=LocalProvider)
+    launch_cmd: str | None = None
+    address: str | None = None
+    worker_port_range: tuple[int, int] = attrs.field(default=(54000, 55000), validator=_check_range)
+    interchange_port_range: tuple[int, int] = attrs.field(default=(55000, 56000), validator=_check_range)
+    storage_access: Sequence[Staging] | None = None
+    working_dir: str | None = None
+    worker_debug: bool = False
+    cores_per_worker: float = attrs.field(default=1.0, validator=at_least(0.001))
+    mem_per_worker: float | None = attrs.field(default=None, validator=at_least(0.001))
+    max_workers_per_node: int | None = attrs.field(default=None, validator=at_least(1))
+    prefetch_capacity: int = attrs.field(default=0, validator=at_least(0))
+    heartbeat_threshold: float = attrs.field(default=120, validator=at_least(1))
+    heartbeat_period: float = attrs.field(default=30, validator=at_least(0.1))
+    address_probe_timeout: float | None = attrs.field(default=None, validator=at_least(0.1))
+    worker_logdir_root: str | None = None
+    block_error_handler: bool | BlockErrorHandler = True
+    encrypted: bool = True
+
+    def __attrs_post_init__(self) -> None:
+        if self.heartbeat_period >= self.heartbeat_threshold:
+            raise ConfigurationError(
+                f"HighThroughputExecutor(heartbeat_period={self.heartbeat_period:g}, "
+                f"heartbeat_threshold={self.heartbeat_threshold:g}): the threshold must be longer than the period"
+            )
+        self._context: ExecutorContext | None = None
+        self._zmq: zmq.Context[zmq.Socket[bytes]] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._process_fd: int | None = None
+        self._connection: Connection | None = None
+        self._broken: Exception | None = None
+        self._stopping = False
+        self._managers = protocol.Managers([], [], 0)
+        self._managers_at = time.monotonic()
+        self._breaking = threading.Lock()
+
+    # --- life
+
+    def start(self, context: ExecutorContext) -> None:
+        """Start the interchange and connect to it; see the contract."""
+        self._context = context
+        directory = self._directory
+        directory.mkdir(parents=True, exist_ok=True)
+        keys = _Keys.make() if self.encrypted else _Keys()
+        local = self.provider.on_this_host
+        listen = self.address or (LOOPBACK if local else "*")
+        settings = InterchangeSettings(
+            worker_address=listen,
+            worker_port_range=self.worker_port_range,
+            interchange_port_range=self.interchange_port_range,
+            heartbeat_period=self.heartbeat_period,
+            heartbeat_threshold=self.heartbeat_threshold,
+            log_file=str(directory / "interchange.log"),
+            debug=self.worker_debug,
+            public_key=keys.server_public,
+            secret_key=keys.server_secret,
+            client_public_key=keys.client_public,
+        )
+        ports = self._start_interchange(settings, directory / "interchange.err")
+        addresses = (listen,) if listen != "*" else (LOOPBACK, *get_all_addresses())
+        settings_module.write(
+            directory / "manager.json",
+            ManagerSettings(
+                addresses=addresses,
+                port=ports.workers,
+                cores_per_worker=self.cores_per_worker,
+                mem_per_worker=self.mem_per_worker,
+                max_workers_per_node=self.max_workers_per_node,
+                prefetch_capacity=self.prefetch_capacity,
+                heartbeat_period=self.heartbeat_period,
+                heartbeat_threshold=self.heartbeat_threshold,
+                address_probe_timeout=30.0 if self.address_probe_timeout is None else self.address_probe_timeout,
+                log_dir=self.worker_logdir,
+                debug=self.worker_debug,
+                executor_label=self.label,
+                sys_path=tuple(str(Path(p or ".").resolve()) for p in sys.path),
+                server_public_key=keys.server_public,
+                public_key=keys.client_public,
+                secret_key=keys.client_secret,
+            ),
+        )
+        assert self._process is not None
+        self._process_fd = os.pidfd_open(self._process.pid)
+        self._zmq = zmq.Context()
+        self._connection = Connection(
+            self._zmq,
+            (ports.tasks, ports.results),
+            (keys.server_public, keys.client_public, keys.client_secret),
+            context.report,
+            self._take_managers,
+            self._interchange_ended,
+            self._process_fd,
+        )
+
+    def _start_interchange(self, settings: InterchangeSettings, stderr_path: Path) -> Ports:
+        with stderr_path.open("wb") as stderr:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "flowcore_executor_htex.interchange"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                # Ctrl-C in the terminal is for this process, which ends the others in order.
+                start_new_session=True,
+            )
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin is not None and stdout is not None
+        stdin.write(msgspec.json.encode(settings) + b"\n")
+        stdin.flush()
+        readable, _, _ = select.select([stdout], [], [], START_S)
+        line = stdout.readline() if readable else b""
+        stdout.close()
+        if not line:
+            said = stderr_path.read_text(errors="replace").strip() or f"nothing within {START_S:g} s"
+            raise ExecutorError(self.label, f"its interchange did not start; it printed:\n{said}")
+        ports = msgspec.json.decode(line, type=Ports)
+        if ports.error:
+            raise ExecutorError(
+                self.label, f"{ports.error}. Choose another worker_port_range or interchange_port_range, or address"
+            )
+        return ports
+
+    def shutdown(self) -> None:
+        """End the interchange, and through it all managers; see the contract."""
+        self._stopping = True
+        if self._connection is not None:
+            self._connection.send(protocol.Stop())
+        process = self._process
+        if process is not None:
+            if process.stdin is not None:
+                # An interchange that never got a connection ends by this.
+                process.stdin.close()
+            try:
+                process.wait(STOP_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        if self._connection is not None:
+            self._connection.close()
+        if self._zmq is not None:
+            self._zmq.destroy(linger=0)
+        if self._process_fd is not None:
+            os.close(self._process_fd)
+            self._process_fd = None
+        if self._context is not None:
+            # It holds the run's keys.
+            (self._directory / "manager.json").unlink(missing_ok=True)
+
+    # --- attempts
+
+    def submit(self, attempt: Attempt) -> None:
+        """Send the attempt to the interchange; see the contract."""
+        if attempt.resource_specification:
+            raise UnsupportedResource(
+                self.label,
+                f"it knows no resources of single tasks, app {attempt.app_name!r} wants "
+                f"{dict(attempt.resource_specification)}; leave resource_specification out",
+            )
+        if self._broken is not None:
+            raise self._broken
+        assert self._connection is not None, "submit before start"
+        self._connection.submit(attempt)
+        if self._broken is not None:
+            # It broke in between: whoever broke it may not have seen this attempt.
+            self._fail_outstanding(self._broken)
+
+    def cancel(self, task_id: int, try_id: int) -> bool:
+        """Drop the attempt; one that runs alone in its worker is interrupted by ending that worker's process."""
+        return self._connection is not None and self._connection.cancel(key_of(task_id, try_id))
+
+    @property
+    def outstanding(self) -> int:
+        """Number of attempts that are not reported."""
+        return 0 if self._connection is None else len(self._connection.outstanding)
+
+    # --- blocks
+
+    def block_command(self, block_id: str) -> str:
+        """Return the command that starts a manager; see the contract."""
+        own = shlex.quote(sys.executable)
+        prepared = bool(getattr(self.provider, "worker_init", "").strip())
+        find = _FIND_PYTHON.format(candidates=f"python3 {own}") if prepared else f"python={own}\n"
+        if not prepared:
+            # On another host this environment may not be there.
+            find += '[ -x "$python" ] || python=python3\n'
+        command = (self.launch_cmd or DEFAULT_LAUNCH_CMD).format(
+            python='"$python"', settings=shlex.quote(str(self._directory / "manager.json")), block_id=block_id
+        )
+        return find + command
+
+    @property
+    def workers_per_node(self) -> float:
+        """Workers of a node, as the configuration says or as the first manager that connected has."""
+        if self._managers.managers:
+            return self._managers.managers[0].worker_count
+        return self.max_workers_per_node or 0
+
+    @property
+    def connected_workers(self) -> int:
+        """Number of workers of all connected managers."""
+        return sum(m.worker_count for m in self._managers.managers)
+
+    def connected_blocks(self) -> set[str]:
+        """Return the ids of all blocks from which a manager ever connected."""
+        return set(self._managers.blocks)
+
+    def connected_managers(self) -> list[dict[str, Any]]:
+        """Return, for each connected manager: manager, block_id, worker_count, tasks, idle_duration (s), active."""
+        return [
+            {
+                "manager": m.manager_id,
+                "block_id": m.block_id,
+                "hostname": m.hostname,
+                "worker_count": m.worker_count,
+                "tasks": m.tasks,
+                "idle_duration": m.idle_s,
+                "active": m.active,
+            }
+            for m in self._managers.managers
+        ]
+
+    def idle_blocks(self) -> dict[str, float]:
+        """Return the idle time of each block whose managers all have nothing to do."""
+        since = time.monotonic() - self._managers_at
+        idle: dict[str, float] = {}
+        busy = {m.block_id for m in self._managers.managers if m.tasks}
+        for manager in self._managers.managers:
+            if manager.block_id not in busy:
+                seconds = manager.idle_s + since
+                idle[manager.block_id] = min(seconds, idle.get(manager.block_id, seconds))
+        return idle
+
+    def release_block(self, block_id: str) -> None:
+        """Give the block's managers no further attempts."""
+        if self._connection is not None:
+            self._connection.send(protocol.Hold(block_id=block_id))
+
+    def hold_worker(self, worker_id: str) -> None:
+        """Give a manager no further attempts.
+
+        Args:
+            worker_id: id of the manager, as in :meth:`connected_managers`.
+        """
+        if self._connection is not None:
+            self._connection.send(protocol.Hold(manager_id=worker_id))
+
+    def scale_out(self, blocks: int = 1) -> list[str]:
+        """Request blocks; return their ids.
+
+        Raises:
+            ScalingFailed: the provider refused.
+        """
+        assert self._context is not None and self._context.blocks is not None, "scale_out before start"
+        return self._context.blocks.scale_out(blocks)
+
+    def scale_in(self, blocks: int, max_idletime: float | None = None) -> list[str]:
+        """Give blocks back, with ``max_idletime`` only such as have been idle for so many seconds; return their ids."""
+        assert self._context is not None and self._context.blocks is not None, "scale_in before start"
+        return self._context.blocks.scale_in(blocks, max_idletime)
+
+    @property
+    def worker_logdir(self) -> str:
+        """Folder of the managers' logs, on the nodes."""
+        root = self.worker_logdir_root
+        return str(Path(root) / self.label if root is not None else self._directory)
+
+    # --- failure for good
+
+    @property
+    def executor_exception(self) -> Exception | None:
+        """Why the executor is broken for good, or None."""
+        return self._broken
+
+    def set_bad_state_and_fail_all(self, exception: Exception) -> None:
+        """Fail all attempts, now and later; see the contract."""
+        with self._breaking:
+            if self._broken is not None:
+                return
+            self._broken = exception
+        self._fail_outstanding(exception)
+
+    def _fail_outstanding(self, error: Exception) -> None:
+        if self._connection is not None and self._context is not None:
+            lost = self._connection.take_outstanding()
+            if lost:
+                self._context.report([AttemptResult(*attempt, None, error) for attempt in lost])
+
+    def _interchange_ended(self) -> None:
+        if self._stopping:
+            return
+        assert self._process is not None
+        code = self._process.wait()
+        log = self._directory / "interchange.log"
+        self.set_bad_state_and_fail_all(
+            InterchangeLost(
+                self.label,
+                f"its interchange process ended ({'signal' if code < 0 else 'exit code'} {abs(code)}); see {log}",
+            )
+        )
+
+    def _take_managers(self, report: protocol.Managers) -> None:
+        self._managers = report
+        self._managers_at = time.monotonic()
+
+    @property
+    def _directory(self) -> Path:
+        assert self._context is not None, "the executor was not started"
+        return self._context.run_dir / self.label
+
+
+@attrs.frozen
+class _Keys:
+    server_public: str = ""
+    server_secret: str = ""
+    client_public: str = ""
+    client_secret: str = ""
+
+    @classmethod
+    def make(cls) -> _Keys:
+        server, client = zmq.curve_keypair(), zmq.curve_keypair()
+        return cls(*(key.decode() for pair in (server, client) for key in pair))

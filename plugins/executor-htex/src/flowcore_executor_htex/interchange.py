@@ -1,0 +1,227 @@
+"""The interchange: the hub process between the executor and all managers.
+
+It is started by the executor, told its settings through its standard input (which stays open: when it ends, the
+executor is gone), and answers with its ports on its standard output. It never unpickles anything.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import sys
+import time
+from typing import Any, BinaryIO
+
+import msgspec
+import zmq
+
+from flowcore.plugins.api import BadMessage
+from flowcore_executor_htex import protocol, security
+from flowcore_executor_htex.dispatch import Dispatcher, Output
+from flowcore_executor_htex.settings import InterchangeSettings, Ports
+
+logger = logging.getLogger("flowcore_executor_htex.interchange")
+
+TICK_S = 1.0
+#: Messages taken from one socket before the others get their turn.
+ROUND = 128
+#: With at least this many attempts moved in a round, the hub rests for REST_S: what comes meanwhile is handled
+#: together, which costs a busy run no time and saves most of the hub's work.
+BUSY = 24
+REST_S = 0.0003
+
+Socket = zmq.Socket[bytes]
+
+
+def bind(socket: Socket, address: str, ports: tuple[int, int], what: str) -> int:
+    """Bind a socket to a free port of a range, trying them in random order; return the port.
+
+    Raises:
+        OSError: none is free, or the address is not of this host.
+    """
+    low, high = ports
+    problem: zmq.ZMQError | None = None
+    for port in random.sample(range(low, high), high - low):
+        try:
+            socket.bind(f"tcp://{address}:{port}")
+        except zmq.ZMQError as error:
+            problem = error
+            if error.errno not in (zmq.EADDRINUSE, zmq.EACCES):
+                break
+        else:
+            return port
+    raise OSError(f"cannot bind {address} to any port from {low} to {high - 1} for {what}: {problem}")
+
+
+class Interchange:
+    """The sockets of the hub, around a :class:`Dispatcher`.
+
+    Args:
+        settings: as the executor sent them.
+
+    Raises:
+        OSError: a socket cannot be bound.
+    """
+
+    def __init__(self, settings: InterchangeSettings) -> None:
+        self._context: zmq.Context[Socket] = zmq.Context(io_threads=1)
+        self._dispatcher = Dispatcher(settings.heartbeat_threshold)
+        self._gate: security.Gate | None = None
+        if settings.secret_key:
+            self._gate = security.Gate(self._context, settings.client_public_key)
+        self._tasks = self._socket(zmq.PULL, settings)
+        self._results = self._socket(zmq.PUSH, settings)
+        self._managers = self._socket(zmq.ROUTER, settings)
+        # An unknown identity raises instead of losing the message silently.
+        self._managers.router_mandatory = True
+        local = "127.0.0.1"
+        self.ports = Ports(
+            bind(self._tasks, local, settings.interchange_port_range, "the executor"),
+            bind(self._results, local, settings.interchange_port_range, "the executor"),
+            bind(self._managers, settings.worker_address, settings.worker_port_range, "workers"),
+        )
+        self._stopping = False
+        self._moved = 0
+        self._heard = False
+
+    def _socket(self, kind: int, settings: InterchangeSettings) -> Socket:
+        socket = self._context.socket(kind)
+        socket.set_hwm(0)
+        socket.linger = 1000
+        socket.tcp_keepalive = 1
+        security.be_server(socket, settings.secret_key)
+        return socket
+
+    def run(self, parent: BinaryIO) -> None:
+        """Serve until the executor says stop, or closes ``parent``."""
+        poller = zmq.Poller()
+        for socket in (self._tasks, self._managers):
+            poller.register(socket, zmq.POLLIN)
+        if self._gate is not None:
+            poller.register(self._gate.socket, zmq.POLLIN)
+        poller.register(parent.fileno(), zmq.POLLIN)
+        next_tick = time.monotonic() + TICK_S
+        while not self._stopping:
+            now = time.monotonic()
+            if now >= next_tick:
+                next_tick = now + TICK_S
+                self._send(self._dispatcher.tick(now))
+                self._report(self._heard)
+            ready = dict(poller.poll(max(0, int((next_tick - now) * 1000)) + 1))
+            if parent.fileno() in ready:
+                logger.info("the executor is gone")
+                break
+            if self._gate is not None and self._gate.socket in ready:
+                self._gate.answer()
+            self._moved = 0
+            if self._tasks in ready:
+                self._from_executor()
+            if self._managers in ready:
+                self._from_managers()
+            if self._dispatcher.changed:
+                self._report(True)
+            if self._moved >= BUSY:
+                time.sleep(REST_S)
+        self._close()
+
+    def _from_executor(self) -> None:
+        for _ in range(ROUND):
+            try:
+                header, *payload = self._tasks.recv_multipart(zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                return
+            message = protocol.decode(header.buffer)
+            if isinstance(message, protocol.Stop):
+                self._stopping = True
+                return
+            if isinstance(message, protocol.Tasks):
+                self._moved += len(message.tasks)
+            self._send(self._dispatcher.from_executor(message, payload))
+            self._heard = True
+
+    def _from_managers(self) -> None:
+        for _ in range(ROUND):
+            try:
+                frames = self._managers.recv_multipart(zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                return
+            if len(frames) < 2:
+                continue
+            identity = frames[0].bytes
+            header = frames[1].buffer
+            payload = frames[2:]
+            now = time.monotonic()
+            try:
+                if identity not in self._dispatcher.managers:
+                    greeting = protocol.decode_greeting(header)
+                    if isinstance(greeting, protocol.Hello):
+                        logger.info("manager %s, block %s, %d slots", *_names(greeting))
+                        self._send(self._dispatcher.greet(identity, greeting, now))
+                        continue
+                message = protocol.decode(header)
+                protocol.check_payload(message, payload)
+                if isinstance(message, protocol.Results):
+                    self._moved += len(message.results)
+                self._send(self._dispatcher.from_manager(identity, message, payload, now))
+                self._heard = True
+            except BadMessage as error:
+                logger.warning("a message from %r is ignored: %s", identity, error)
+
+    def _send(self, outputs: list[Output]) -> None:
+        for identity, frames in outputs:
+            if identity is None:
+                self._results.send_multipart(frames, copy=False)
+                continue
+            try:
+                self._managers.send_multipart([identity, *frames], copy=False)
+            except zmq.ZMQError as error:
+                # Its connection is gone; if it does not come back, its silence will tell.
+                logger.warning("cannot send to %r: %s", identity, error)
+
+    def _report(self, wanted: bool) -> None:
+        if wanted:
+            self._heard = False
+            self._send([(None, protocol.encode(self._dispatcher.report(time.monotonic())))])
+
+    def _close(self) -> None:
+        stop = protocol.encode(protocol.Stop("the run has ended"))
+        self._send([(identity, stop) for identity in self._dispatcher.managers])
+        for socket in (self._tasks, self._results, self._managers):
+            socket.close()
+        if self._gate is not None:
+            self._gate.socket.close()
+        self._context.term()
+
+
+def _names(greeting: protocol.Hello) -> tuple[Any, ...]:
+    return greeting.manager_id, greeting.block_id, greeting.slots
+
+
+def main() -> int:
+    """Run the process."""
+    stdin, stdout = sys.stdin.buffer, sys.stdout.buffer
+    settings = msgspec.json.decode(stdin.readline(), type=InterchangeSettings)
+    logging.basicConfig(
+        filename=settings.log_file,
+        level=logging.DEBUG if settings.debug else logging.INFO,
+        format="%(asctime)s %(levelname)s %(message)s",
+    )
+    try:
+        interchange = Interchange(settings)
+    except OSError as error:
+        stdout.write(msgspec.json.encode(Ports(error=str(error))) + b"\n")
+        stdout.flush()
+        return 1
+    stdout.write(msgspec.json.encode(interchange.ports) + b"\n")
+    stdout.flush()
+    logger.info("listening: %s", interchange.ports)
+    try:
+        interchange.run(stdin)
+    except Exception:
+        logger.exception("the interchange failed")
+        raise
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

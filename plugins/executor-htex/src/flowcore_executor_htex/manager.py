@@ -1,0 +1,362 @@
+"""The manager: the one process per node that keeps its workers and talks to the interchange.
+
+Started in a block by the provider and its launcher. It never unpickles anything. It ends when the interchange says
+so or has been silent for ``heartbeat_threshold``, and its workers end with it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import msgspec
+import psutil
+import zmq
+
+from flowcore.plugins.api import BadMessage
+from flowcore_executor_htex import protocol, security
+from flowcore_executor_htex import settings as settings_module
+from flowcore_executor_htex.link import Link
+from flowcore_executor_htex.pool import Assignment, Pool
+from flowcore_executor_htex.settings import ManagerSettings
+from flowcore_executor_htex.worker import Setup
+
+logger = logging.getLogger("flowcore_executor_htex.manager")
+
+#: Workers that die before they are ready, in a row, before the manager gives up.
+MAX_FAILED_STARTS = 3
+#: How long a busy manager rests so that what comes meanwhile is handled together.
+REST_S = 0.0003
+#: Seconds that workers have to end by themselves.
+GRACE_S = 3.0
+
+
+class GiveUp(Exception):  # noqa: N818 - the end of a manager, not a fault of its code
+    """The manager cannot go on; the text is printed to the block's stderr."""
+
+
+def count_slots(settings: ManagerSettings) -> int:
+    """Return the number of workers that this node can have.
+
+    Raises:
+        GiveUp: it can have none; says which limit is in the way.
+    """
+    cores = float(os.environ.get("FLOWCORE_CORES") or len(os.sched_getaffinity(0)))
+    slots = int(cores / settings.cores_per_worker)
+    if settings.max_workers_per_node is not None:
+        slots = min(slots, settings.max_workers_per_node)
+    if slots < 1:
+        raise GiveUp(
+            f"this node has {cores:g} cores, and a worker needs cores_per_worker={settings.cores_per_worker:g}: "
+            "there is room for none"
+        )
+    if settings.mem_per_worker is not None:
+        memory = float(os.environ.get("FLOWCORE_MEMORY_GB") or psutil.virtual_memory().available / 2**30)
+        slots = min(slots, int(memory / settings.mem_per_worker))
+        if slots < 1:
+            raise GiveUp(
+                f"this node has {memory:.2f} GB of free memory, and a worker needs "
+                f"mem_per_worker={settings.mem_per_worker:g}: there is room for none"
+            )
+    return slots
+
+
+def find_address(settings: ManagerSettings) -> str:
+    """Return the first of the interchange's addresses that a connection from here reaches.
+
+    Raises:
+        GiveUp: none does.
+    """
+    deadline = time.monotonic() + settings.address_probe_timeout
+    problems: dict[str, str] = {}
+    while True:
+        for address in settings.addresses:
+            left = deadline - time.monotonic()
+            try:
+                with socket.create_connection((address, settings.port), timeout=max(0.1, min(3.0, left))):
+                    return address
+            except OSError as error:
+                problems[address] = str(error)
+        if time.monotonic() >= deadline:
+            tried = "; ".join(f"{a}:{settings.port}: {p}" for a, p in problems.items())
+            raise GiveUp(
+                f"the interchange cannot be reached from {socket.gethostname()} within "
+                f"{settings.address_probe_timeout:g} s ({tried}). Set the executor's address= to one that this node "
+                "reaches, for example with flowcore.addresses.address_by_interface"
+            )
+        time.sleep(0.1)
+
+
+class WorkerProcess:
+    """A worker and the link to it."""
+
+    def __init__(self, rank: int, slots: int, manager_id: str, block_id: str, settings: ManagerSettings) -> None:
+        self.rank = rank
+        ours, theirs = socket.socketpair()
+        environment = {
+            **os.environ,
+            "FLOWCORE_WORKER_RANK": str(rank),
+            "FLOWCORE_WORKER_COUNT": str(slots),
+            "FLOWCORE_WORKER_POOL_ID": manager_id,
+            "FLOWCORE_WORKER_BLOCK_ID": block_id,
+        }
+        with theirs:
+            # A fresh interpreter: nothing is forked that has threads. -P: a file in the working directory must not
+            # take the place of a module.
+            self.process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "flowcore_executor_htex.worker", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                env=environment,
+            )
+        self.link = Link(ours)
+        #: What the manager's poller looks for.
+        self.watched = int(zmq.POLLIN)
+        where = f"block {block_id}, host {socket.gethostname()}, worker {rank}"
+        self.link.send(msgspec.msgpack.encode(Setup(where, list(settings.sys_path))), [])
+
+    def cause_of_death(self) -> str:
+        """Wait for the process, which has closed its end; say how it ended."""
+        try:
+            code = self.process.wait(GRACE_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            return "closed its connection and did not end"
+        if code < 0:
+            name = signal.Signals(-code).name
+            hint = " (the kernel ends processes so when memory runs out)" if -code == signal.SIGKILL else ""
+            return f"killed by signal {-code} ({name}){hint}"
+        return f"exited with code {code}"
+
+
+class Manager:
+    """Connects workers and the interchange.
+
+    Args:
+        settings: the executor's.
+        block_id: the block that this node is part of.
+
+    Raises:
+        GiveUp: this node has no room for a worker, or the interchange cannot be reached.
+    """
+
+    def __init__(self, settings: ManagerSettings, block_id: str) -> None:
+        self._settings = settings
+        self._block_id = block_id
+        self._id = f"{socket.gethostname()}-{os.getpid()}"
+        slots = count_slots(settings)
+        self._pool = Pool(slots, settings.prefetch_capacity)
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._hub = self._context.socket(zmq.DEALER)
+        self._hub.set_hwm(0)
+        self._hub.linger = 1000
+        self._hub.identity = f"{self._id}-{os.urandom(4).hex()}".encode()
+        security.be_client(self._hub, settings.server_public_key, settings.public_key, settings.secret_key)
+        address = find_address(settings)
+        self._hub.connect(f"tcp://{address}:{settings.port}")
+        greeting = protocol.hello(self._id, block_id, socket.gethostname(), slots)
+        self._hub.send_multipart(protocol.encode(greeting))
+        self._poller = zmq.Poller()
+        self._poller.register(self._hub, zmq.POLLIN)
+        self._workers: list[WorkerProcess] = []
+        self._by_fd: dict[int, WorkerProcess] = {}
+        self._failed_starts = 0
+        self._capacity_told = slots
+        self._stopping = False
+        for rank in range(slots):
+            self._workers.append(self._start_worker(rank))
+        logger.info("manager %s: %d workers, interchange at %s:%d", self._id, slots, address, settings.port)
+
+    def stop(self) -> None:
+        """Make :meth:`run` return soon. Safe in a signal handler."""
+        self._stopping = True
+
+    def run(self) -> None:
+        """Serve until told to stop.
+
+        Raises:
+            GiveUp: the interchange refuses this manager or is silent, or workers cannot start.
+        """
+        now = time.monotonic()
+        heard = now
+        next_beat = now + self._settings.heartbeat_period
+        while not self._stopping:
+            now = time.monotonic()
+            if now >= next_beat:
+                next_beat = now + self._settings.heartbeat_period
+                self._hub.send_multipart(protocol.encode(protocol.Heartbeat()))
+            if now - heard > self._settings.heartbeat_threshold:
+                raise GiveUp(f"nothing was heard of the interchange for {now - heard:.0f} s")
+            ready = dict(self._poller.poll(max(1, int(min(next_beat - now, 1.0) * 1000))))
+            if self._hub in ready:
+                heard = now
+                self._from_hub()
+            results, payload = self._from_workers(ready)
+            self._assign(self._pool.assign())
+            capacity = self._pool.capacity
+            if results or capacity != self._capacity_told:
+                self._capacity_told = capacity
+                self._hub.send_multipart(protocol.encode(protocol.Results(results, capacity), payload), copy=False)
+            if self._pool.busy:
+                time.sleep(REST_S)
+
+    def close(self) -> None:
+        """End the workers and the connection."""
+        for worker in self._workers:
+            worker.link.close()
+            if worker.process.poll() is None:
+                worker.process.terminate()
+        deadline = time.monotonic() + GRACE_S
+        for worker in self._workers:
+            try:
+                worker.process.wait(max(0.01, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                worker.process.kill()
+                worker.process.wait()
+        self._hub.send_multipart(protocol.encode(protocol.Stop("its block ended")))
+        self._hub.close()
+        self._context.term()
+
+    def _from_hub(self) -> None:
+        while True:
+            try:
+                header, *payload = self._hub.recv_multipart(zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                return
+            greeting = protocol.decode_greeting(header.buffer)
+            if isinstance(greeting, protocol.Refused):
+                raise GiveUp(f"the interchange refuses this manager: {greeting.reason}")
+            try:
+                message = protocol.decode(header.buffer)
+            except BadMessage as error:
+                logger.warning("a message of the interchange is ignored: %s", error)
+                continue
+            if isinstance(message, protocol.Tasks):
+                self._pool.add(message, [frame.buffer for frame in payload])
+            elif isinstance(message, protocol.Cancel):
+                for rank in self._pool.cancel(message.keys):
+                    self._workers[rank].process.kill()
+            elif isinstance(message, protocol.Forget):
+                self._assign(self._pool.forget(message.functions))
+            elif isinstance(message, protocol.Stop):
+                logger.info("told to stop: %s", message.reason)
+                self._stopping = True
+
+    def _from_workers(self, ready: dict[Any, int]) -> tuple[list[protocol.ResultItem], list[Any]]:
+        results: list[protocol.ResultItem] = []
+        payload: list[Any] = []
+        for fd in ready:
+            worker = self._by_fd.get(fd) if isinstance(fd, int) else None
+            if worker is None:
+                continue
+            worker.link.flush()
+            messages, alive = worker.link.receive()
+            for header, *frames in messages:
+                message = protocol.decode(header)
+                if isinstance(message, protocol.Results):
+                    wanted = self._pool.ended(worker.rank, message.results)
+                    results += wanted
+                    if wanted:
+                        payload += frames
+                else:
+                    self._pool.slots[worker.rank].ready = True
+                    self._failed_starts = 0
+            if alive:
+                self._watch(worker)
+            else:
+                lost = self._replace(worker)
+                if lost is not None:
+                    results.append(lost)
+        return results, payload
+
+    def _assign(self, assignments: list[Assignment]) -> None:
+        for rank, message, frames in assignments:
+            worker = self._workers[rank]
+            worker.link.send(protocol.encode_header(message), frames)
+            if worker.link.has_unsent:
+                self._watch(worker)
+
+    def _watch(self, worker: WorkerProcess) -> None:
+        flags = zmq.POLLIN | zmq.POLLOUT if worker.link.has_unsent else zmq.POLLIN
+        if flags != worker.watched:
+            worker.watched = flags
+            self._poller.modify(worker.link.socket, flags)
+
+    def _start_worker(self, rank: int) -> WorkerProcess:
+        worker = WorkerProcess(rank, len(self._pool.slots), self._id, self._block_id, self._settings)
+        self._by_fd[worker.link.socket.fileno()] = worker
+        self._poller.register(worker.link.socket, zmq.POLLIN)
+        return worker
+
+    def _replace(self, worker: WorkerProcess) -> protocol.ResultItem | None:
+        cause = worker.cause_of_death()
+        logger.warning("worker %d was lost: %s", worker.rank, cause)
+        if not self._pool.slots[worker.rank].ready:
+            self._failed_starts += 1
+            if self._failed_starts >= MAX_FAILED_STARTS:
+                raise GiveUp(f"workers cannot start, the last one {cause}; what they printed stands above")
+        key = self._pool.lost(worker.rank)
+        del self._by_fd[worker.link.socket.fileno()]
+        self._poller.unregister(worker.link.socket)
+        worker.link.close()
+        self._workers[worker.rank] = self._start_worker(worker.rank)
+        if key is None:
+            return None
+        host = socket.gethostname()
+        where = f"block {self._block_id}, host {host}, worker {worker.rank}"
+        body = msgspec.msgpack.encode((worker.rank, host, cause))
+        return protocol.ResultItem(key, protocol.WORKER_LOST, body, where=where)
+
+
+def main() -> int:
+    """Run the process."""
+    parser = argparse.ArgumentParser(description="The manager of flowcore's high-throughput executor on one node.")
+    parser.add_argument("settings", type=Path, help="the settings file that the executor wrote")
+    parser.add_argument("--block-id", required=True)
+    options = parser.parse_args()
+    settings = settings_module.read(options.settings)
+    log_dir = Path(settings.log_dir) / f"block-{options.block_id}"
+    log_dir.mkdir(parents=True, exist_ok=True)
+    logging.basicConfig(
+        filename=log_dir / f"{socket.gethostname()}-{os.getpid()}.log",
+        level=logging.DEBUG if settings.debug else logging.INFO,
+        format="%(asctime)s %(levelname)s %(message)s",
+    )
+    try:
+        manager = Manager(settings, options.block_id)
+    except GiveUp as reason:
+        logger.error("%s", reason)
+        sys.stderr.write(f"flowcore: {reason}\n")
+        return 1
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        manager.stop()
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        manager.run()
+    except GiveUp as reason:
+        logger.error("%s", reason)
+        sys.stderr.write(f"flowcore: {reason}\n")
+        return 1
+    except Exception:
+        logger.exception("the manager failed")
+        raise
+    finally:
+        manager.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,216 @@
+"""The wire format between executor, interchange, managers and workers.
+
+Rules of this module: it does no I/O and knows no sockets. A message is a list of frames: a msgpack header, which
+is checked against the types below when it is read, and opaque payload frames behind it. Bodies are bytes that
+only the two ends, executor and worker, ever unpickle.
+
+``PROTOCOL`` is raised with every change of a type below, except :class:`Hello`, whose form never changes: by it
+two ends of different versions can tell each other so.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from flowcore import __version__
+from flowcore.plugins.api import BadMessage
+
+PROTOCOL = 1
+#: Python versions whose first two parts differ cannot exchange functions by value.
+PYTHON = ".".join(platform.python_version_tuple()[:2])
+
+#: How an attempt ended, in :class:`ResultItem.kind`.
+VALUE = 0
+"""``body`` is the pickled value."""
+ERROR = 1
+"""``body`` is a pickled exception with the text of its traceback."""
+WORKER_LOST = 2
+"""``body`` is msgpack: (rank, hostname, cause)."""
+MANAGER_LOST = 3
+"""``body`` is msgpack: (manager id, hostname, reason)."""
+
+
+class TaskItem(msgspec.Struct, array_like=True, gc=False):
+    """An attempt. ``key`` names it for the executor, ``function`` is the content hash of what to call.
+
+    ``body`` holds the pickled arguments; ``frames`` is the number of payload frames with their large buffers.
+    """
+
+    key: int
+    function: bytes
+    body: bytes
+    frames: int = 0
+
+
+class ResultItem(msgspec.Struct, array_like=True, gc=False):
+    """How an attempt ended; ``duration_us`` is the time that its function took, in microseconds."""
+
+    key: int
+    kind: int
+    body: bytes
+    frames: int = 0
+    duration_us: int = 0
+    where: str | None = None
+
+
+class ManagerInfo(msgspec.Struct, array_like=True):
+    """What the interchange tells the executor of a manager."""
+
+    manager_id: str
+    block_id: str
+    hostname: str
+    worker_count: int
+    tasks: int
+    idle_s: float
+    active: bool
+
+
+class Hello(msgspec.Struct, tag="hello"):
+    """The first message of a manager. A map, not an array, and never changed: see the module's rule."""
+
+    protocol: int
+    flowcore: str
+    python: str
+    manager_id: str
+    block_id: str
+    hostname: str
+    slots: int
+
+
+class Refused(msgspec.Struct, tag="refused"):
+    """The interchange will not work with this manager; ``reason`` names both sides. Never changed either."""
+
+    reason: str
+
+
+class Tasks(msgspec.Struct, array_like=True, tag="T"):
+    """Attempts, with the functions that the receiver does not have yet, by content hash."""
+
+    tasks: list[TaskItem]
+    functions: dict[bytes, bytes] = {}
+
+
+class Results(msgspec.Struct, array_like=True, tag="R"):
+    """Ended attempts; ``capacity`` is how many the sending manager wants to have at a time."""
+
+    results: list[ResultItem]
+    capacity: int = 0
+
+
+class Cancel(msgspec.Struct, array_like=True, tag="C"):
+    """Drop these attempts: they must not start, and their results are not wanted."""
+
+    keys: list[int]
+
+
+class Forget(msgspec.Struct, array_like=True, tag="F"):
+    """These functions will not be called again before they are sent again."""
+
+    functions: list[bytes]
+
+
+class Heartbeat(msgspec.Struct, array_like=True, tag="H"):
+    """I live."""
+
+
+class Stop(msgspec.Struct, array_like=True, tag="S"):
+    """End."""
+
+    reason: str = ""
+
+
+class Hold(msgspec.Struct, array_like=True, tag="O"):
+    """Give this manager, or all managers of this block, no further attempts."""
+
+    manager_id: str = ""
+    block_id: str = ""
+
+
+class Managers(msgspec.Struct, array_like=True, tag="M"):
+    """All managers that are connected, and all blocks that ever had one."""
+
+    managers: list[ManagerInfo]
+    blocks: list[str]
+    pending: int
+
+
+Message = Tasks | Results | Cancel | Forget | Heartbeat | Stop | Hold | Managers
+Greeting = Hello | Refused
+
+_encoder = msgspec.msgpack.Encoder()
+_message_decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(Message)
+_greeting_decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(Greeting)
+
+encode_header = _encoder.encode
+
+
+def encode(message: Message | Greeting, payload: Sequence[Any] = ()) -> list[Any]:
+    """Return the frames of a message."""
+    return [_encoder.encode(message), *payload]
+
+
+def decode(header: bytes | memoryview) -> Message:
+    """Return the message of a header frame.
+
+    Raises:
+        BadMessage: it is no header of this protocol.
+    """
+    try:
+        message: Message = _message_decoder.decode(header)
+    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        raise BadMessage(f"not a message of protocol {PROTOCOL}: {error}") from error
+    return message
+
+
+def decode_greeting(header: bytes | memoryview) -> Greeting | None:
+    """Return the greeting of a header frame, or None if it is none."""
+    try:
+        greeting: Greeting = _greeting_decoder.decode(header)
+    except (msgspec.DecodeError, msgspec.ValidationError):
+        return None
+    return greeting
+
+
+def count_frames(items: Sequence[TaskItem] | Sequence[ResultItem]) -> int:
+    """Return the number of payload frames that belong to some items."""
+    return sum(item.frames for item in items)
+
+
+def check_payload(message: Message, payload: Sequence[Any]) -> None:
+    """Check that a message came with as many payload frames as its items say.
+
+    Raises:
+        BadMessage: it did not.
+    """
+    expected = 0
+    if isinstance(message, Tasks):
+        expected = count_frames(message.tasks)
+    elif isinstance(message, Results):
+        expected = count_frames(message.results)
+    if len(payload) != expected:
+        raise BadMessage(f"{type(message).__name__} came with {len(payload)} payload frames, it says {expected}")
+
+
+def hello(manager_id: str, block_id: str, hostname: str, slots: int) -> Hello:
+    """Return the greeting of a manager of this version."""
+    return Hello(PROTOCOL, __version__, PYTHON, manager_id, block_id, hostname, slots)
+
+
+def refusal(greeting: Hello) -> str | None:
+    """Return why this side cannot work with a manager, naming both; None if it can."""
+    theirs = f"the manager on {greeting.hostname} (block {greeting.block_id}) has "
+    if greeting.protocol != PROTOCOL:
+        return (
+            f"{theirs}flowcore {greeting.flowcore} with protocol {greeting.protocol}, the submit side has flowcore "
+            f"{__version__} with protocol {PROTOCOL}: install one version of flowcore-executor-htex on both"
+        )
+    if greeting.python != PYTHON:
+        return (
+            f"{theirs}Python {greeting.python}, the submit side has Python {PYTHON}: functions cannot be exchanged "
+            "between them. Use one Python version on both, for example by activating it in the provider's worker_init"
+        )
+    return None

@@ -1,0 +1,73 @@
+"""The settings that travel as a whole to the interchange and to each manager. Frozen.
+
+They hold the run's keys: on disk in files of mode 0600, else through a pipe; never on a command line.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+
+
+class InterchangeSettings(msgspec.Struct, frozen=True):
+    """What the interchange is told. Times are in seconds; empty keys mean no encryption."""
+
+    worker_address: str
+    worker_port_range: tuple[int, int]
+    interchange_port_range: tuple[int, int]
+    heartbeat_period: float
+    heartbeat_threshold: float
+    log_file: str
+    debug: bool
+    public_key: str = ""
+    secret_key: str = ""
+    client_public_key: str = ""
+
+
+class Ports(msgspec.Struct, frozen=True):
+    """What the interchange answers: the ports it bound, or what went wrong."""
+
+    tasks: int = 0
+    results: int = 0
+    workers: int = 0
+    error: str = ""
+
+
+class ManagerSettings(msgspec.Struct, frozen=True):
+    """What a manager is told. Times are in seconds; empty keys mean no encryption."""
+
+    addresses: tuple[str, ...]
+    port: int
+    cores_per_worker: float
+    mem_per_worker: float | None
+    max_workers_per_node: int | None
+    prefetch_capacity: int
+    heartbeat_period: float
+    heartbeat_threshold: float
+    address_probe_timeout: float
+    log_dir: str
+    debug: bool
+    executor_label: str
+    sys_path: tuple[str, ...]
+    server_public_key: str = ""
+    public_key: str = ""
+    secret_key: str = ""
+
+
+def write(path: Path, settings: ManagerSettings) -> None:
+    """Write settings to a new file that only this user can read."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(fd, "wb") as file:
+        file.write(msgspec.json.encode(settings))
+
+
+def read(path: Path) -> ManagerSettings:
+    """Read the settings of a manager.
+
+    Raises:
+        OSError: the file cannot be read.
+        msgspec.DecodeError: it was not written by :func:`write`.
+    """
+    return msgspec.json.decode(path.read_bytes(), type=ManagerSettings)

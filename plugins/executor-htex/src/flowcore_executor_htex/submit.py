@@ -1,0 +1,301 @@
+"""The submit side's connection to the interchange: attempts out, results in.
+
+Rules of this module. Attempts leave in batches: one that comes alone leaves at once, on the thread that submits it;
+while many come, they leave when there are ``BATCH`` of them, or ``LINGER_S`` after the first. The sending socket is
+used under a lock, the receiving one by one thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+import zmq
+
+from flowcore import serialize
+from flowcore.plugins.api import (
+    Attempt,
+    AttemptResult,
+    BadMessage,
+    DeserializationError,
+    ManagerLost,
+    WorkerLost,
+)
+from flowcore_executor_htex import protocol, security
+from flowcore_executor_htex.functions import FunctionCache
+from flowcore_executor_htex.protocol import ResultItem, TaskItem
+from flowcore_executor_htex.worker import NONE
+
+logger = logging.getLogger("flowcore_executor_htex.executor")
+
+BATCH = 64
+LINGER_S = 0.0005
+#: The sender's thread goes to sleep after this many empty rounds.
+PATIENCE = 20
+
+#: An attempt's key on the wire is its task's number and, in the low bits, its try's.
+_TRY_BITS = 16
+
+
+def key_of(task_id: int, try_id: int) -> int:
+    """Return the key of an attempt."""
+    return task_id << _TRY_BITS | try_id
+
+
+class Connection:
+    """Two sockets to an interchange on this host.
+
+    Args:
+        context: of the sockets.
+        ports: of the interchange.
+        keys: the server's public key, and the client's public and secret ones; empty for no encryption.
+        report: takes results.
+        on_managers: takes the interchange's reports on its managers.
+        on_end: called once, from the receiving thread, when the interchange's process ends.
+        process_fd: a descriptor that is readable when that process has ended.
+    """
+
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        ports: tuple[int, int],
+        keys: tuple[str, str, str],
+        report: Callable[[Sequence[AttemptResult]], None],
+        on_managers: Callable[[protocol.Managers], None],
+        on_end: Callable[[], None],
+        process_fd: int,
+    ) -> None:
+        self._report = report
+        self._on_managers = on_managers
+        self._on_end = on_end
+        self._process_fd = process_fd
+        self._out = self._connect(context, zmq.PUSH, ports[0], keys)
+        self._in = self._connect(context, zmq.PULL, ports[1], keys)
+        # Wakes the receiving thread to end it.
+        self._bell_in = context.socket(zmq.PAIR)
+        self._bell_out = context.socket(zmq.PAIR)
+        address = f"inproc://flowcore-bell-{id(self)}"
+        self._bell_in.bind(address)
+        self._bell_out.connect(address)
+        self._lock = threading.Lock()
+        self._functions = FunctionCache()
+        #: The function of each attempt that is not reported, by key.
+        self.outstanding: dict[int, bytes] = {}
+        self._items: list[TaskItem] = []
+        self._frames: list[Any] = []
+        self._new_functions: dict[bytes, bytes] = {}
+        self._flushed_at = 0.0
+        self._closed = False
+        self._wake = threading.Event()
+        self._sending = False
+        self._threads = [
+            threading.Thread(target=self._send_late, name="flowcore-htex-send", daemon=True),
+            threading.Thread(target=self._receive, name="flowcore-htex-receive", daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @staticmethod
+    def _connect(
+        context: zmq.Context[zmq.Socket[bytes]], kind: int, port: int, keys: tuple[str, str, str]
+    ) -> zmq.Socket[bytes]:
+        socket = context.socket(kind)
+        socket.set_hwm(0)
+        socket.linger = 1000
+        security.be_client(socket, *keys)
+        socket.connect(f"tcp://127.0.0.1:{port}")
+        return socket
+
+    def submit(self, attempt: Attempt) -> None:
+        """Send an attempt, now or with others soon. From any thread.
+
+        Raises:
+            SerializationError: its function or an argument cannot be written.
+        """
+        frames: list[memoryview] = []
+        body = serialize.dumps_call(attempt.app_name, attempt.args, attempt.kwargs, frames)
+        key = attempt.task_id << _TRY_BITS | attempt.try_id
+        with self._lock:
+            function = self._functions.get(attempt.func, attempt.app_name)
+            function.users += 1
+            digest = function.digest
+            if not function.sent:
+                function.sent = True
+                self._new_functions[digest] = function.body
+            self.outstanding[key] = digest
+            items = self._items
+            items.append(TaskItem(key, digest, body, len(frames)))
+            if frames:
+                self._frames += frames
+            if len(items) >= BATCH or frames or time.perf_counter() - self._flushed_at > LINGER_S:
+                self._flush()
+            elif not self._sending:
+                self._sending = True
+                self._wake.set()
+
+    def cancel(self, key: int) -> bool:
+        """Drop an attempt: a waiting one does not start, a running one is interrupted where that is possible.
+
+        Returns:
+            False if it is not outstanding.
+        """
+        with self._lock:
+            digest = self.outstanding.pop(key, None)
+            if digest is None:
+                return False
+            self._functions.release(digest)
+            self._flush()
+            self._out.send_multipart(protocol.encode(protocol.Cancel([key])))
+            return True
+
+    def send(self, message: protocol.Message) -> None:
+        """Send another message, behind all attempts that were submitted. From any thread."""
+        with self._lock:
+            if not self._closed:
+                self._flush()
+                self._out.send_multipart(protocol.encode(message))
+
+    def take_outstanding(self) -> list[tuple[int, int]]:
+        """Forget all attempts; return their (task_id, try_id). What still comes for them is dropped."""
+        with self._lock:
+            taken, self.outstanding = self.outstanding, {}
+            self._items, self._frames = [], []
+        return [(key >> _TRY_BITS, key & (1 << _TRY_BITS) - 1) for key in taken]
+
+    def close(self) -> None:
+        """Close the sockets and end the threads."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        self._wake.set()
+        self._bell_out.send(b"")
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join()
+        for socket in (self._out, self._in, self._bell_in, self._bell_out):
+            socket.close()
+
+    # --- out
+
+    def _flush(self) -> None:
+        # With the lock held.
+        self._flushed_at = time.perf_counter()
+        if not self._items:
+            return
+        frames = protocol.encode(protocol.Tasks(self._items, self._new_functions), self._frames)
+        self._items, self._frames, self._new_functions = [], [], {}
+        # Large buffers are not copied: libzmq reads them from the arguments themselves.
+        self._out.send_multipart(frames, copy=len(frames) == 1)
+
+    def _send_late(self) -> None:
+        while not self._closed:
+            self._wake.wait()
+            self._wake.clear()
+            empty = 0
+            while not self._closed:
+                time.sleep(LINGER_S)
+                with self._lock:
+                    empty = 0 if self._items else empty + 1
+                    if not self._closed:
+                        self._flush()
+                    if empty > PATIENCE:
+                        self._sending = False
+                        break
+
+    # --- in
+
+    def _receive(self) -> None:
+        poller = zmq.Poller()
+        poller.register(self._in, zmq.POLLIN)
+        poller.register(self._bell_in, zmq.POLLIN)
+        poller.register(self._process_fd, zmq.POLLIN)
+        while True:
+            ready = dict(poller.poll())
+            if self._in in ready:
+                self._take_messages()
+            if self._bell_in in ready:
+                return
+            if self._process_fd in ready:
+                self._take_messages()
+                self._on_end()
+                return
+
+    def _take_messages(self) -> None:
+        results: list[AttemptResult] = []
+        while True:
+            try:
+                header, *payload = self._in.recv_multipart(zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                break
+            try:
+                message = protocol.decode(header.buffer)
+            except BadMessage as error:
+                logger.error("a message of the interchange is ignored: %s", error)
+                continue
+            if isinstance(message, protocol.Results):
+                self._take_results(message.results, payload, results)
+            elif isinstance(message, protocol.Managers):
+                self._on_managers(message)
+            if len(results) > 4 * BATCH:
+                break
+        if results:
+            self._report(results)
+            self._forget()
+
+    def _take_results(self, items: Sequence[ResultItem], payload: Sequence[Any], results: list[AttemptResult]) -> None:
+        position = 0
+        pop = self.outstanding.pop
+        with self._lock:
+            for item in items:
+                frames: Sequence[Any] = ()
+                if item.frames:
+                    frames = [frame.buffer for frame in payload[position : position + item.frames]]
+                    position += item.frames
+                key = item.key
+                digest = pop(key, None)
+                if digest is None:  # cancelled, or given up
+                    continue
+                self._functions.release(digest)
+                result = AttemptResult(key >> _TRY_BITS, key & 0xFFFF)
+                body = item.body
+                if item.kind == protocol.VALUE:
+                    if body != NONE:
+                        _set_value(result, body, frames)
+                else:
+                    result.error = _error(item)
+                    result.where = item.where
+                results.append(result)
+
+    def _forget(self) -> None:
+        with self._lock:
+            forgotten = self._functions.take_forgotten()
+            if forgotten and not self._closed:
+                self._flush()
+                self._out.send_multipart(protocol.encode(protocol.Forget(forgotten)))
+
+
+def _set_value(result: AttemptResult, body: bytes, frames: Sequence[Any]) -> None:
+    try:
+        result.value = serialize.loads(body, frames)
+    except Exception as problem:  # noqa: BLE001 - loading runs the result's own code
+        result.error = DeserializationError(
+            f"the result of the task cannot be loaded here: {type(problem).__name__}: {problem}. Its class must be "
+            "importable in this process too"
+        )
+        result.error.__cause__ = problem
+
+
+def _error(item: ResultItem) -> BaseException:
+    if item.kind == protocol.ERROR:
+        return serialize.loads_exception(item.body)
+    details = msgspec.msgpack.decode(item.body)
+    if item.kind == protocol.WORKER_LOST:
+        return WorkerLost(*details)
+    if item.kind == protocol.MANAGER_LOST:
+        return ManagerLost(*details)
+    return BadMessage(f"a result of the unknown kind {item.kind}")

@@ -1,0 +1,145 @@
+"""A worker: a process that runs attempts one after another, in its main thread.
+
+It is started by its manager as a fresh interpreter with one end of a socket pair, sends each result as soon as it
+has it, and ends when the other end is closed. A SIGTERM is raised in the running attempt, so that what it started
+(the process group of a bash_app) is ended too.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import pickle
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import msgspec
+
+from flowcore import serialize
+from flowcore_executor_htex import protocol
+from flowcore_executor_htex.link import CHUNK, Parser, pack
+
+_PR_SET_PDEATHSIG = 1
+#: The pickled None, which most tasks without a result return.
+NONE = pickle.dumps(None, 5)
+
+
+class Setup(msgspec.Struct):
+    """The first message to a worker: who it is, and where its modules are."""
+
+    where: str
+    sys_path: list[str]
+
+
+class _Terminated(BaseException):
+    """Raised in the running attempt by SIGTERM."""
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise _Terminated
+
+
+class Worker:
+    """Runs what arrives on a socket.
+
+    Args:
+        sock: one end of the socket pair.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+        self._parser = Parser()
+        self._functions: dict[bytes, Callable[..., Any]] = {}
+        self._sources: dict[bytes, bytes] = {}
+        self._where = ""
+
+    def run(self) -> None:
+        """Work until the manager closes its end."""
+        while data := self._socket.recv(CHUNK):
+            for header, *frames in self._parser.feed(data):
+                if not self._where:
+                    self._set_up(header)
+                    continue
+                message = protocol.decode(header)
+                if isinstance(message, protocol.Tasks):
+                    self._sources.update(message.functions)
+                    position = 0
+                    for item in message.tasks:
+                        self._attempt(item, frames[position : position + item.frames])
+                        position += item.frames
+                elif isinstance(message, protocol.Forget):
+                    for function in message.functions:
+                        self._functions.pop(function, None)
+                        self._sources.pop(function, None)
+
+    def _set_up(self, header: bytes) -> None:
+        setup = msgspec.msgpack.decode(header, type=Setup)
+        self._where = setup.where
+        # Behind this environment's own: the submit side's modules, where its file system is seen from here.
+        sys.path += [entry for entry in setup.sys_path if entry not in sys.path and os.path.exists(entry)]  # noqa: PTH110
+        self._send(protocol.encode_header(protocol.Heartbeat()), [])
+
+    def _attempt(self, item: protocol.TaskItem, frames: list[bytes]) -> None:
+        began = time.perf_counter()
+        buffers: list[memoryview] = []
+        kind = protocol.VALUE
+        try:
+            function = self._functions.get(item.function) or self._load(item.function)
+            args, kwargs = pickle.loads(item.body, buffers=frames)
+            value = function(*args, **kwargs)
+            body = NONE if value is None else serialize.dumps(value, buffers, what="the result of the app")
+            # A task's objects must not live on while the next one runs.
+            del args, kwargs, value
+        except _Terminated:
+            raise
+        except BaseException as error:  # noqa: BLE001 - whatever a task raises is its result
+            kind = protocol.ERROR
+            buffers = []
+            body = serialize.dumps_exception(error, _text(error))
+        duration_us = int((time.perf_counter() - began) * 1e6)
+        where = self._where if kind == protocol.ERROR else None
+        result = protocol.ResultItem(item.key, kind, body, len(buffers), duration_us, where)
+        self._send(protocol.encode_header(protocol.Results([result])), buffers)
+
+    def _load(self, function: bytes) -> Callable[..., Any]:
+        loaded = serialize.loads_callable(self._sources[function], self._where)
+        self._functions[function] = loaded
+        return loaded
+
+    def _send(self, header: bytes, frames: list[memoryview]) -> None:
+        for buffer in pack(header, frames):
+            self._socket.sendall(buffer)
+
+
+def _text(error: BaseException) -> str:
+    # Without this module's own frame at the top.
+    tb = error.__traceback__
+    shown = tb.tb_next if tb is not None and tb.tb_next is not None else tb
+    try:
+        return "".join(traceback.format_exception(type(error), error, shown))
+    except Exception:  # noqa: BLE001 - a user's __str__ may raise anything
+        return f"{type(error).__name__} (its traceback cannot be shown)"
+
+
+def main() -> None:
+    """Run the process; its argument is the file descriptor of the socket."""
+    # No worker outlives its manager, also if that is killed.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal.signal(signal.SIGTERM, _terminate)
+    # Ctrl-C in a terminal reaches all its processes; it is the submit side that decides.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sock = socket.socket(fileno=int(sys.argv[1]))
+    try:
+        Worker(sock).run()
+    except (_Terminated, ConnectionError):
+        pass
+
+
+if __name__ == "__main__":
+    main()
