@@ -70,8 +70,7 @@ def address_by_query(timeout: float = 30) -> str:
     """
     instead = "use address_by_route(), or address_by_interface() with one of this host's interfaces: "
     try:
-        # The URL is a constant of this module.
-        with urllib.request.urlopen(QUERY_URL, timeout=timeout) as answer:  # noqa: S310
+        with urllib.request.urlopen(QUERY_URL, timeout=timeout) as answer:
             text = answer.read(256).decode("ascii", errors="replace").strip()
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or error
@@ -100,8 +99,8 @@ def address_by_interface(ifname: str) -> str:
     names = [name for _, name in socket.if_nameindex()]
     if ifname not in names:
         raise ConfigurationError(
-            f"address_by_interface: this host has no network interface {ifname!r}{close_match(ifname, names)}; "
-            f"its interfaces: {_interfaces()}"
+            f"address_by_interface: this host has no network interface {ifname!r}"
+            f"{close_match(ifname, names)}; its interfaces: {_interfaces()}"
         )
     address = _address_of(ifname)
     if address is None:

@@ -205,6 +205,8 @@ def read_file(path: str | os.PathLike[str], profile: str | None = None) -> dict[
     profiles = values.pop("profiles", {})
     if not isinstance(profiles, dict) or not all(isinstance(p, dict) for p in profiles.values()):
         raise ConfigurationError(f"{file}: profiles must be tables, [profiles.NAME] each")
+    if not isinstance(profiles, dict) or not all(isinstance(p, dict) for p in profiles.values()):
+        raise ConfigurationError(f"{file}.profiles: expected tables of options, [profiles.NAME]")
     if profile is not None:
         if profile not in profiles:
             raise ConfigurationError(
@@ -258,7 +260,7 @@ def build_object(cls: type, values: Mapping[str, Any], path: str) -> Any:
         arguments[key] = made
     missing = [n for n, p in known.items() if p.default is inspect.Parameter.empty and n not in arguments]
     if missing:
-        raise ConfigurationError(f"{path}: {cls.__name__} needs the option{'s' * (len(missing) > 1)} {', '.join(missing)}")
+        raise ConfigurationError(f"{path}: {cls.__name__} needs a value for: {', '.join(missing)}")
     try:
         return cls(**arguments)
     except ConfigurationError as error:

@@ -10,9 +10,13 @@ cloudpickle cannot do, dill is asked for. Large buffers (protocol 5, PEP 574) st
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 import io
+import os
 import pickle
 import sys
+import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -66,6 +70,11 @@ def _pickler_class() -> type[pickle.Pickler]:
                 reduced = _reducer(obj)
                 if reduced is not None:
                     return reduced
+            if isinstance(obj, types.FunctionType | type):
+                module = sys.modules.get(obj.__module__)
+                if module is not None and not _found_by_name(obj.__module__, getattr(module, "__file__", None)):
+                    # Loaded from a path, or deleted since: nobody else can import it.
+                    cloudpickle.register_pickle_by_value(module)
             reference = _app_reference(obj)
             return super().reducer_override(obj) if reference is None else reference
 
@@ -77,6 +86,25 @@ def _pickler_class() -> type[pickle.Pickler]:
 _Pickler: type[pickle.Pickler] | None = None
 
 
+@functools.lru_cache(maxsize=4096)
+def _found_by_name(module_name: str, file: str | None) -> bool:
+    """Return whether an import of this name finds this module, as it would have to in a worker."""
+    if module_name in ("__main__", "__mp_main__", "builtins"):
+        return True  # cloudpickle knows these
+    try:
+        spec = importlib.util.find_spec(module_name)
+    except (ImportError, ValueError, AttributeError):
+        return False
+    return spec is not None and (file is None or spec.origin is None or _same_file(file, spec.origin))
+
+
+def _same_file(one: str, other: str) -> bool:
+    try:
+        return os.path.samefile(one, other)
+    except OSError:  # no file: a member of a zip archive
+        return one == other
+
+
 def _app_reference(obj: Any) -> tuple[Any, ...] | None:
     """Reduce a function whose name in its importable module is now an app (or other wrapper) around it."""
     module_name = getattr(obj, "__module__", None)
@@ -84,7 +112,7 @@ def _app_reference(obj: Any) -> tuple[Any, ...] | None:
     if not callable(obj) or not isinstance(name, str) or module_name in (None, "__main__", "__mp_main__"):
         return None
     holder: Any = sys.modules.get(module_name)
-    if getattr(holder, "__spec__", None) is None:
+    if holder is None or not _found_by_name(module_name, getattr(holder, "__file__", None)):
         return None
     for part in name.split("."):
         holder = getattr(holder, part, None)
@@ -94,8 +122,6 @@ def _app_reference(obj: Any) -> tuple[Any, ...] | None:
 
 
 def _load_wrapped(module_name: str, name: str) -> Any:
-    import importlib
-
     holder: Any = importlib.import_module(module_name)
     for part in name.split("."):
         holder = getattr(holder, part)

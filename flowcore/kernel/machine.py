@@ -424,7 +424,8 @@ class Machine:
             self._end(task, States.failed, "run ended", at, actions, None, self._make_abort_error(task))
             return
         if event.dependencies:
-            task.depends = tuple(f.tid for f in event.dependencies if isinstance(f, AppFuture | DataFuture) and f.tid is not None)
+            ids = [f.tid for f in event.dependencies if isinstance(f, AppFuture | DataFuture)]
+            task.depends = tuple(tid for tid in ids if tid is not None)
             self._wait_for(task, event.dependencies, actions)
             if task.waiting:
                 return
@@ -467,10 +468,10 @@ class Machine:
                 continue
             state = task.state
             failure = result.error
-            if state is not States.launched and state is not States.running:
-                # Before its launch, a task can fail in preparation (staging, memo hashing); all else is stale.
-                if not (failure is not None and state in (States.pending, States.fail_retryable)):
-                    continue
+            # Before its launch, a task can fail in preparation (staging, memo hashing); all else is stale.
+            may_end = state is States.launched or state is States.running
+            if not may_end and not (failure is not None and state in (States.pending, States.fail_retryable)):
+                continue
             task.try_time_returned = at
             if failure is None:
                 if task.spec.app.kind == "join":

@@ -85,6 +85,7 @@ class Memoizer:
         self._hashing = hashing
         self._lock = threading.Lock()
         self._table: dict[str, Any] = dict(known or {})
+        self._identities: WeakKeyDictionary[Callable[..., Any], bytes] = WeakKeyDictionary()
         self._signatures: WeakKeyDictionary[Callable[..., Any], inspect.Signature | None] = WeakKeyDictionary()
 
     def key(self, task: Task) -> str:
@@ -108,6 +109,15 @@ class Memoizer:
         return digest.hexdigest()
 
     def _identity(self, function: Callable[..., Any]) -> bytes:
+        try:
+            if function not in self._identities:
+                # Once, so that what a function does to the values that it closes over changes nothing.
+                self._identities[function] = self._make_identity(function)
+            return self._identities[function]
+        except TypeError:  # not weakly referable, e.g. a builtin
+            return self._make_identity(function)
+
+    def _make_identity(self, function: Callable[..., Any]) -> bytes:
         """Return what identifies the function, with the values that it was made with."""
         identity = function_identity(function)
         held: list[Any] = []

@@ -10,6 +10,8 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
+import re
+import types
 import typing
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar, dataclass_transform
@@ -47,7 +49,8 @@ def describe_type(annotation: Any) -> str:
         return "anything"
     if isinstance(annotation, type) and not typing.get_args(annotation):
         return annotation.__name__
-    text = str(annotation).replace("typing.", "").replace("collections.abc.", "")
+    # Without the names of modules, but not within the strings of a Literal.
+    text = re.sub(r"(?<![\w.'\"])(?:\w+\.)+(?=\w)", "", str(annotation))
     return text.replace("NoneType", "None")
 
 
@@ -57,12 +60,25 @@ def check_type(value: Any, annotation: Any) -> None:
 
     if annotation is float and type(value) is int:
         return
+    if isinstance(value, str | bytes) and not _admits_text(annotation):
+        raise TypeError(f"{value!r} is text, and no {describe_type(annotation)}")
     try:
         typeguard.check_type(
             value, annotation, collection_check_strategy=typeguard.CollectionCheckStrategy.ALL_ITEMS
         )
     except typeguard.TypeCheckError as error:
         raise TypeError(str(error)) from None
+
+
+def _admits_text(annotation: Any) -> bool:
+    """Return whether text may stand for this type other than as a sequence of its characters."""
+    origin = typing.get_origin(annotation)
+    if origin in (typing.Union, types.UnionType):
+        return any(_admits_text(part) for part in typing.get_args(annotation))
+    kind = origin or annotation
+    if not isinstance(kind, type) or issubclass(kind, str | bytes):
+        return True
+    return not issubclass(kind, Iterable)
 
 
 def _check_field(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:

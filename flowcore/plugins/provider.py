@@ -192,5 +192,5 @@ class Provider(ABC):
             For each job whether the request was accepted; a job that has ended counts as accepted.
         """
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - most have none
         """Give resources back (connections). Called once, after the last block was cancelled."""

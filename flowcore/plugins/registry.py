@@ -257,7 +257,6 @@ def _load(kind: str, name: str) -> Any:
             group,
             [name],
             on_load_failure_callback=refuse,
-            warn_on_missing_entrypoint=False,
             conflict_resolver=error_on_conflict,
         )
         return manager[name].plugin

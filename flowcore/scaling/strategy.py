@@ -81,9 +81,7 @@ def _blocks_for(load: Load) -> int:
 
 
 def _out(load: Load) -> Decision:
-    if load.slots_per_block == 0:
-        # Nothing is known of a block's size before the first one is there: ask for one.
-        wanted = max(1, load.min_blocks)
-    else:
-        wanted = max(1, load.min_blocks, _blocks_for(load))
+    # Nothing is known of a block's size before the first one is there: ask for one.
+    needed = _blocks_for(load) if load.slots_per_block else 1
+    wanted = max(1, load.min_blocks, needed)
     return Decision(scale_out=max(0, min(wanted, load.max_blocks) - load.active_blocks))

@@ -6,6 +6,7 @@ executor is gone), and answers with its ports on its standard output. It never u
 
 from __future__ import annotations
 
+import errno
 import logging
 import random
 import sys
@@ -46,7 +47,7 @@ def bind(socket: Socket, address: str, ports: tuple[int, int], what: str) -> int
             socket.bind(f"tcp://{address}:{port}")
         except zmq.ZMQError as error:
             problem = error
-            if error.errno not in (zmq.EADDRINUSE, zmq.EACCES):
+            if error.errno not in (errno.EADDRINUSE, errno.EACCES):
                 break
         else:
             return port

@@ -40,7 +40,7 @@ REST_S = 0.0003
 GRACE_S = 3.0
 
 
-class GiveUp(Exception):  # noqa: N818 - the end of a manager, not a fault of its code
+class GiveUp(Exception):
     """The manager cannot go on; the text is printed to the block's stderr."""
 
 

@@ -141,6 +141,8 @@ class Managers(msgspec.Struct, array_like=True, tag="M"):
 Message = Tasks | Results | Cancel | Forget | Heartbeat | Stop | Hold | Managers
 Greeting = Hello | Refused
 
+# msgspec lets the error of a broken UTF-8 string, a ValueError, through.
+_UNREADABLE = (msgspec.MsgspecError, ValueError)
 _encoder = msgspec.msgpack.Encoder()
 _message_decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(Message)
 _greeting_decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(Greeting)
@@ -161,7 +163,7 @@ def decode(header: bytes | memoryview) -> Message:
     """
     try:
         message: Message = _message_decoder.decode(header)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+    except _UNREADABLE as error:
         raise BadMessage(f"not a message of protocol {PROTOCOL}: {error}") from error
     return message
 
@@ -170,7 +172,7 @@ def decode_greeting(header: bytes | memoryview) -> Greeting | None:
     """Return the greeting of a header frame, or None if it is none."""
     try:
         greeting: Greeting = _greeting_decoder.decode(header)
-    except (msgspec.DecodeError, msgspec.ValidationError):
+    except _UNREADABLE:
         return None
     return greeting
 

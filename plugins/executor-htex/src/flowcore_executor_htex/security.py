@@ -58,7 +58,7 @@ class Gate:
     def reply(self, request: list[bytes]) -> list[bytes]:
         """Return the reply to one request: version, id, status code, text, user, metadata."""
         # version, request id, domain, address, identity, mechanism, credentials...
-        version, request_id = (request + [b"", b""])[:2]
+        version, request_id = [*request, b"", b""][:2]
         mechanism = request[5] if len(request) > 5 else b""
         credential = request[6] if len(request) > 6 else b""
         good = mechanism == b"CURVE" and len(credential) == _Z85_KEY_BYTES and credential == self._allowed

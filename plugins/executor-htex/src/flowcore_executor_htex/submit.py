@@ -1,8 +1,9 @@
 """The submit side's connection to the interchange: attempts out, results in.
 
-Rules of this module. Attempts leave in batches: one that comes alone leaves at once, on the thread that submits it;
-while many come, they leave when there are ``BATCH`` of them, or ``LINGER_S`` after the first. The sending socket is
-used under a lock, the receiving one by one thread.
+Rules of this module. Attempts leave in batches: one that comes while little else is on its way leaves at once, on the
+thread that submits it; those that results set free leave together, when the results have been taken in; while many
+come, they leave when there are ``BATCH`` of them, or ``LINGER_S`` after the first. The sending socket is used under a
+lock, the receiving one by one thread.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ from flowcore_executor_htex.worker import NONE
 logger = logging.getLogger("flowcore_executor_htex.executor")
 
 BATCH = 64
-LINGER_S = 0.0005
+LINGER_S = 0.0003
+#: With fewer attempts outstanding, each leaves at once: workers may be waiting for it.
+FEW = 4
 #: The sender's thread goes to sleep after this many empty rounds.
 PATIENCE = 20
 
@@ -92,6 +95,7 @@ class Connection:
         self._closed = False
         self._wake = threading.Event()
         self._sending = False
+        self._receiver = 0
         self._threads = [
             threading.Thread(target=self._send_late, name="flowcore-htex-send", daemon=True),
             threading.Thread(target=self._receive, name="flowcore-htex-receive", daemon=True),
@@ -131,7 +135,14 @@ class Connection:
             items.append(TaskItem(key, digest, body, len(frames)))
             if frames:
                 self._frames += frames
-            if len(items) >= BATCH or frames or time.perf_counter() - self._flushed_at > LINGER_S:
+            if self._receiver == threading.get_ident() and len(items) < BATCH:
+                return  # it leaves when all results at hand have been taken in
+            if (
+                len(items) >= BATCH
+                or frames
+                or len(self.outstanding) < FEW
+                or time.perf_counter() - self._flushed_at > LINGER_S
+            ):
                 self._flush()
             elif not self._sending:
                 self._sending = True
@@ -184,9 +195,9 @@ class Connection:
 
     def _flush(self) -> None:
         # With the lock held.
-        self._flushed_at = time.perf_counter()
         if not self._items:
             return
+        self._flushed_at = time.perf_counter()
         frames = protocol.encode(protocol.Tasks(self._items, self._new_functions), self._frames)
         self._items, self._frames, self._new_functions = [], [], {}
         # Large buffers are not copied: libzmq reads them from the arguments themselves.
@@ -210,6 +221,7 @@ class Connection:
     # --- in
 
     def _receive(self) -> None:
+        self._receiver = threading.get_ident()
         poller = zmq.Poller()
         poller.register(self._in, zmq.POLLIN)
         poller.register(self._bell_in, zmq.POLLIN)
@@ -245,6 +257,9 @@ class Connection:
                 break
         if results:
             self._report(results)
+            with self._lock:
+                if not self._closed:
+                    self._flush()
             self._forget()
 
     def _take_results(self, items: Sequence[ResultItem], payload: Sequence[Any], results: list[AttemptResult]) -> None:

@@ -1,0 +1,261 @@
+"""The interchange's decisions, without sockets."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+from flowcore_executor_htex import protocol
+from flowcore_executor_htex.dispatch import BATCH, Dispatcher, Output
+
+from flowcore.errors import BadMessage
+
+F = b"f" * 16
+
+
+def tasks(*keys: int, function: bytes = F, known: bool = False) -> protocol.Tasks:
+    return protocol.Tasks([protocol.TaskItem(k, function, b"") for k in keys], {} if known else {function: b"code"})
+
+
+def results(*keys: int, capacity: int = 2) -> protocol.Results:
+    return protocol.Results([protocol.ResultItem(k, protocol.VALUE, b"") for k in keys], capacity)
+
+
+def join(dispatcher: Dispatcher, name: str, slots: int = 2, now: float = 0.0, block: str = "0") -> list[Output]:
+    return dispatcher.greet(name.encode(), protocol.hello(name, block, "host", slots), now)
+
+
+def sent(outputs: list[Output]) -> dict[bytes | None, list[Any]]:
+    """Decode outputs: messages by destination."""
+    found: dict[bytes | None, list[Any]] = {}
+    for identity, frames in outputs:
+        message = protocol.decode(frames[0])
+        if not isinstance(message, protocol.Heartbeat):
+            found.setdefault(identity, []).append(message)
+    return found
+
+
+def keys_of(messages: list[Any]) -> list[int]:
+    return [i.key for m in messages if isinstance(m, protocol.Tasks) for i in m.tasks]
+
+
+def test_tasks_wait_for_a_manager_and_no_one_gets_more_than_its_slots() -> None:
+    dispatcher = Dispatcher(10)
+    assert dispatcher.from_executor(tasks(1, 2, 3), []) == []
+    assert dispatcher.pending == 3
+    assert keys_of(sent(join(dispatcher, "m"))[b"m"]) == [1, 2]
+    assert dispatcher.pending == 1
+    out = sent(dispatcher.from_manager(b"m", results(1), [], 1))
+    assert [r.key for r in out[None][0].results] == [1]
+    assert keys_of(out[b"m"]) == [3]
+
+
+def test_a_function_is_sent_once_per_manager() -> None:
+    dispatcher = Dispatcher(10)
+    join(dispatcher, "m", 1)
+    first = sent(dispatcher.from_executor(tasks(1), []))
+    assert first[b"m"][0].functions == {F: b"code"}
+    again = sent([*dispatcher.from_executor(tasks(2, known=True), []), *dispatcher.from_manager(b"m", results(1), [], 1)])
+    assert again[b"m"][0].functions == {}
+    other = sent([*join(dispatcher, "n", 1), *dispatcher.from_executor(tasks(3, known=True), [])])
+    assert other[b"n"][0].functions == {F: b"code"}
+
+
+def test_a_forgotten_function_is_sent_anew() -> None:
+    dispatcher = Dispatcher(10)
+    join(dispatcher, "m")
+    dispatcher.from_executor(tasks(1), [])
+    dispatcher.from_manager(b"m", results(1), [], 1)
+    assert sent(dispatcher.from_executor(protocol.Forget([F]), []))[b"m"] == [protocol.Forget([F])]
+    assert sent(dispatcher.from_executor(tasks(2), []))[b"m"][0].functions == {F: b"code"}
+
+
+def test_free_slots_are_shared_out_evenly_before_anything_is_prefetched() -> None:
+    dispatcher = Dispatcher(10)
+    for name in "abc":
+        join(dispatcher, name)
+        dispatcher.from_manager(name.encode(), results(capacity=100), [], 0)
+    out = sent(dispatcher.from_executor(tasks(*range(6)), []))
+    assert {name: len(keys_of(m)) for name, m in out.items()} == {b"a": 2, b"b": 2, b"c": 2}
+    more = sent(dispatcher.from_executor(tasks(*range(10, 310), known=True), []))
+    shares = sorted(len(keys_of(m)) for m in more.values())
+    assert sum(shares) == 294
+    assert shares[0] >= 50
+
+
+def test_batches_are_bounded() -> None:
+    dispatcher = Dispatcher(10)
+    join(dispatcher, "m")
+    dispatcher.from_manager(b"m", results(capacity=5000), [], 0)
+    out = dispatcher.from_executor(tasks(*range(2000)), [])
+    sizes = [len(protocol.decode(frames[0]).tasks) for _, frames in out]  # type: ignore[union-attr]
+    assert sum(sizes) == 2000
+    assert max(sizes) <= BATCH
+
+
+def test_payload_frames_follow_their_tasks() -> None:
+    dispatcher = Dispatcher(10)
+    join(dispatcher, "a", 1)
+    join(dispatcher, "b", 1)
+    items = [protocol.TaskItem(1, F, b"", 2), protocol.TaskItem(2, F, b"", 0), protocol.TaskItem(3, F, b"", 1)]
+    out = dispatcher.from_executor(protocol.Tasks(items, {F: b""}), [b"1a", b"1b", b"3a"])
+    out += dispatcher.from_manager(b"b", results(2, capacity=1), [], 1)
+    got = {}
+    for _identity, (header, *frames) in out:
+        message = protocol.decode(header)
+        if isinstance(message, protocol.Tasks):
+            for item in message.tasks:
+                got[item.key] = [frames.pop(0) for _ in range(item.frames)]
+    assert got == {1: [b"1a", b"1b"], 2: [], 3: [b"3a"]}
+
+
+def test_a_silent_manager_is_lost_with_its_tasks_and_its_late_results_are_dropped() -> None:
+    dispatcher = Dispatcher(10)
+    join(dispatcher, "m", now=0)
+    dispatcher.from_executor(tasks(1, 2, 3), [])
+    assert dispatcher.tick(9.9) == []
+    lost = sent(dispatcher.tick(10.1))[None][0].results
+    assert sorted(r.key for r in lost) == [1, 2]
+    assert {r.kind for r in lost} == {protocol.MANAGER_LOST}
+    late = sent(dispatcher.from_manager(b"m", results(1), [], 11))
+    assert None not in late
+    assert isinstance(late[b"m"][0], protocol.Stop)
+    assert dispatcher.pending == 1
+
+
+def test_heartbeats_keep_a_manager_and_are_answered() -> None:
+    dispatcher = Dispatcher(10)
+    join(dispatcher, "m", now=0)
+    answer = dispatcher.from_manager(b"m", protocol.Heartbeat(), [], 8)
+    assert [protocol.decode(frames[0]) for _, frames in answer] == [protocol.Heartbeat()]
+    assert dispatcher.tick(17) == []
+    assert b"m" in dispatcher.managers
+
+
+def test_a_cancelled_task_that_waits_never_starts() -> None:
+    dispatcher = Dispatcher(10)
+    dispatcher.from_executor(tasks(1, 2, 3), [])
+    dispatcher.from_executor(protocol.Cancel([2]), [])
+    assert keys_of(sent(join(dispatcher, "m", 5))[b"m"]) == [1, 3]
+
+
+def test_a_cancelled_task_that_runs_is_passed_on_and_its_result_dropped() -> None:
+    dispatcher = Dispatcher(10)
+    join(dispatcher, "m")
+    dispatcher.from_executor(tasks(1, 2, 3), [])
+    out = sent(dispatcher.from_executor(protocol.Cancel([1]), []))
+    assert protocol.Cancel([1]) in out[b"m"]
+    assert keys_of(out[b"m"]) == [3], "its place is free for the next one"
+    late = sent(dispatcher.from_manager(b"m", results(1, 2), [], 1))
+    assert [r.key for r in late[None][0].results] == [2]
+
+
+def test_frames_of_dropped_results_are_dropped_too() -> None:
+    dispatcher = Dispatcher(10)
+    join(dispatcher, "m")
+    dispatcher.from_executor(tasks(1, 2), [])
+    dispatcher.from_executor(protocol.Cancel([1]), [])
+    message = protocol.Results([protocol.ResultItem(k, protocol.VALUE, b"", 1) for k in (1, 2)], 2)
+    [(_, frames)] = [o for o in dispatcher.from_manager(b"m", message, [b"one", b"two"], 1) if o[0] is None]
+    assert frames[1:] == [b"two"]
+
+
+def test_a_held_manager_or_block_gets_nothing_more() -> None:
+    dispatcher = Dispatcher(10)
+    join(dispatcher, "a", block="0")
+    join(dispatcher, "b", block="1")
+    dispatcher.from_executor(protocol.Hold(block_id="0"), [])
+    assert set(sent(dispatcher.from_executor(tasks(1, 2, 3), []))) == {b"b"}
+    dispatcher.from_executor(protocol.Hold(manager_id="b"), [])
+    assert b"b" not in sent(dispatcher.from_manager(b"b", results(1, 2), [], 1))
+    assert [m.active for m in dispatcher.report(0).managers] == [False, False]
+
+
+def test_a_manager_that_says_goodbye_is_gone_at_once() -> None:
+    dispatcher = Dispatcher(10)
+    join(dispatcher, "m")
+    dispatcher.from_executor(tasks(1), [])
+    [lost] = sent(dispatcher.from_manager(b"m", protocol.Stop("its block ended"), [], 1))[None][0].results
+    assert lost.kind == protocol.MANAGER_LOST
+    assert b"its block ended" in lost.body
+    assert dispatcher.managers == {}
+    assert dispatcher.report(2).blocks == ["0"], "the block did connect once"
+
+
+def test_a_manager_of_another_version_is_refused() -> None:
+    dispatcher = Dispatcher(10)
+    greeting = protocol.hello("m", "0", "node1", 2)
+    greeting.python = "2.7"
+    [(identity, frames)] = dispatcher.greet(b"m", greeting, 0)
+    answer = protocol.decode_greeting(frames[0])
+    assert identity == b"m"
+    assert isinstance(answer, protocol.Refused)
+    assert "Python 2.7" in answer.reason
+    assert dispatcher.managers == {}
+
+
+@pytest.mark.parametrize("message", [results(1), protocol.Heartbeat()])
+def test_the_executor_cannot_say_what_managers_say(message: protocol.Message) -> None:
+    with pytest.raises(BadMessage, match="is no message of an executor"):
+        Dispatcher(10).from_executor(message, [])
+
+
+def test_a_manager_cannot_say_what_the_executor_says() -> None:
+    dispatcher = Dispatcher(10)
+    join(dispatcher, "m")
+    with pytest.raises(BadMessage, match="is no message of a manager"):
+        dispatcher.from_manager(b"m", tasks(1), [], 0)
+
+
+def test_every_task_is_reported_exactly_once_whatever_happens() -> None:
+    generator = random.Random(11)
+    dispatcher = Dispatcher(5)
+    now, next_key, names = 0.0, 0, iter(f"m{i}" for i in range(10**6))
+    submitted: set[int] = set()
+    reported: list[int] = []
+    cancelled: set[int] = set()
+    holding: dict[bytes, list[int]] = {}
+
+    def take(outputs: list[Output]) -> None:
+        for identity, messages in sent(outputs).items():
+            for message in messages:
+                if identity is None:
+                    reported.extend(r.key for r in message.results)
+                elif isinstance(message, protocol.Tasks):
+                    holding.setdefault(identity, []).extend(i.key for i in message.tasks)
+
+    for _ in range(4000):
+        now += generator.random() * 0.2
+        step = generator.randrange(6)
+        if step == 0:
+            count = generator.randrange(1, 9)
+            keys = range(next_key, next_key + count)
+            next_key += count
+            submitted.update(keys)
+            take(dispatcher.from_executor(tasks(*keys), []))
+        elif step == 1 and len(dispatcher.managers) < 5:
+            take(join(dispatcher, next(names), generator.randrange(1, 4), now))
+        elif step == 2 and submitted:
+            key = generator.randrange(next_key)
+            if key not in reported:
+                cancelled.add(key)
+                take(dispatcher.from_executor(protocol.Cancel([key]), []))
+        elif step in (3, 4) and holding:
+            identity = generator.choice(sorted(holding))
+            done = [holding[identity].pop(0) for _ in range(generator.randrange(len(holding[identity]) + 1))]
+            take(dispatcher.from_manager(identity, results(*done, capacity=generator.randrange(1, 6)), [], now))
+        else:
+            for identity in list(dispatcher.managers):
+                if generator.random() < 0.9:
+                    take(dispatcher.from_manager(identity, protocol.Heartbeat(), [], now))
+            take(dispatcher.tick(now))
+    take(join(dispatcher, "last", 10**6, now))
+    while any(holding.get(i) for i in dispatcher.managers):
+        for identity in list(dispatcher.managers):
+            done, holding[identity] = holding.get(identity, []), []
+            take(dispatcher.from_manager(identity, results(*done, capacity=10**6), [], now))
+    assert len(reported) == len(set(reported))
+    assert set(reported) | cancelled == submitted
+    assert not set(reported) - submitted
+    assert dispatcher.pending == 0
