@@ -144,9 +144,8 @@ class BlockPool:
                 self._polled_at = now
                 self._poll()
                 self._cancel([b for b in self._blocks.values() if b.released and not b.status.terminal])
-            if self.executor.bad_state_is_set:
-                return
-            self._handle_errors(self.executor, self.status())
+            if self.executor.executor_exception is None:
+                self._handle_errors(self.executor, self.status())
             if self.executor.bad_state_is_set:
                 return
             decision = self._decide(strategy, max_idletime, now)

@@ -140,7 +140,8 @@ def test_bash_apps_and_files(load: Load, tmp_path: Path) -> None:
 
 
 def test_functions_of_a_script_and_of_modules_beside_it(tmp_path: Path) -> None:
-    (tmp_path / "helper_beside.py").write_text("import flowcore\n\n@flowcore.python_app\ndef triple(x):\n    return 3 * x\n")
+    beside = "import flowcore\n\n@flowcore.python_app\ndef triple(x):\n    return 3 * x\n"
+    (tmp_path / "helper_beside.py").write_text(beside)
     (tmp_path / "script.py").write_text(
         textwrap.dedent(
             """
@@ -180,7 +181,7 @@ def test_functions_of_a_script_and_of_modules_beside_it(tmp_path: Path) -> None:
 
 def test_an_argument_that_cannot_be_sent_is_named_and_fails_its_task_alone(load: Load) -> None:
     load()
-    with pytest.raises(SerializationError, match=r"positional argument 0 \(of type generator\) of app 'size' cannot be"):
+    with pytest.raises(SerializationError, match=r"positional argument 0 \(of type generator\) of app 'size'"):
         size(i for i in range(3)).result(timeout=30)
     with pytest.raises(SerializationError, match=r"argument 'data' \(of type generator\) of app 'size' cannot be"):
         size(data=(i for i in range(3))).result(timeout=30)

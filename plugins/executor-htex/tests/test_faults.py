@@ -12,10 +12,10 @@ from pathlib import Path
 
 import psutil
 import pytest
-from flowcore.testing.waiting import eventually as until
 
 import flowcore
 from flowcore.errors import BlocksFailed, InterchangeLost, KernelClosedError, ManagerLost, WorkerLost
+from flowcore.testing.waiting import eventually as until
 
 Load = Callable[..., flowcore.DataFlowKernel]
 
@@ -146,10 +146,15 @@ def test_a_node_without_room_for_a_worker_says_so(load: Load) -> None:
         double(1).result(timeout=30)
 
 
-def test_an_address_that_no_manager_reaches_says_so(load: Load) -> None:
+def test_an_address_that_no_manager_reaches_says_so(load: Load, tmp_path: Path) -> None:
     # The interchange listens on one address of this host, and the manager is told another.
-    manager = "import sys, pathlib; p = pathlib.Path(sys.argv[1]); p.write_text(p.read_text().replace('127.0.0.1', '127.0.0.9'))"
-    command = f"{{python}} -c \"{manager}\" {{settings}}; exec {{python}} -P -m flowcore_executor_htex.manager {{settings}} --block-id {{block_id}}"
+    (tmp_path / "mislead.py").write_text(
+        "import sys, pathlib\n"
+        "p = pathlib.Path(sys.argv[1])\n"
+        "p.write_text(p.read_text().replace('127.0.0.1', '127.0.0.9'))\n"
+    )
+    manager = "{python} -P -m flowcore_executor_htex.manager {settings} --block-id {block_id}"
+    command = f"{{python}} {tmp_path}/mislead.py {{settings}}; exec {manager}"
     load(launch_cmd=command, address_probe_timeout=0.5)
     with pytest.raises(BlocksFailed, match=r"the interchange cannot be reached from .*127\.0\.0\.9.*address="):
         double(1).result(timeout=30)

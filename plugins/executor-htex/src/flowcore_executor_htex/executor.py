@@ -254,13 +254,15 @@ class HighThroughputExecutor(BlockExecutor):
                 f"it knows no resources of single tasks, app {attempt.app_name!r} wants "
                 f"{dict(attempt.resource_specification)}; leave resource_specification out",
             )
-        if self._broken is not None:
-            raise self._broken
+        broken = self.executor_exception
+        if broken is not None:
+            raise broken
         assert self._connection is not None, "submit before start"
         self._connection.submit(attempt)
-        if self._broken is not None:
+        broken = self.executor_exception
+        if broken is not None:
             # It broke in between: whoever broke it may not have seen this attempt.
-            self._fail_outstanding(self._broken)
+            self._fail_outstanding(broken)
 
     def cancel(self, task_id: int, try_id: int) -> bool:
         """Drop the attempt; one that runs alone in its worker is interrupted by ending that worker's process."""
