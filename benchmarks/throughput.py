@@ -167,7 +167,7 @@ def ratios(results: dict[str, dict[str, float]]) -> dict[str, float]:
         ("htex tasks/s, times Parsl htex's (goal 20)", "flowcore-htex", "parsl", "tasks_per_s"),
         ("htex tasks/s, share of the bare hub's (goal 0.33)", "flowcore-htex", "hub", "tasks_per_s"),
         ("htex round trip, times the bare hub's (goal at most 2)", "flowcore-htex", "hub", "round_trip_median_ms"),
-        ("htex round trip, share of Parsl htex's (goal at most 0.25)", "flowcore-htex", "parsl", "round_trip_median_ms"),
+        ("htex round trip, share of Parsl's (goal at most 0.25)", "flowcore-htex", "parsl", "round_trip_median_ms"),
         ("htex chain links/s, times Parsl htex's", "flowcore-htex", "parsl", "chain_links_per_s"),
         ("kernel with threads, share of the bare pool's (goal 0.4)", "flowcore-threads", "thread-pool", "tasks_per_s"),
         ("kernel with threads, times Parsl's", "flowcore-threads", "parsl-threads", "tasks_per_s"),
@@ -199,7 +199,8 @@ def main() -> None:
             print(f"round {number + 1}/{options.repeats}: {name}", file=sys.stderr, flush=True)
             rounds.setdefault(name, []).append(measure(name, options.tasks, options.trips, options.links))
     results = {
-        name: {figure: statistics.median(r[figure] for r in runs) for figure in runs[0]} for name, runs in rounds.items()
+        name: {figure: statistics.median(run[figure] for run in runs) for figure in runs[0]}
+        for name, runs in rounds.items()
     }
     versions = {}
     for dist in ("flowcore", "parsl", "pyzmq"):
@@ -223,7 +224,7 @@ def main() -> None:
         Path(options.json).write_text(text + "\n", encoding="utf-8")
     for name, figures in results.items():
         print(f"{name:18}", "  ".join(f"{figure} {value:,.2f}" for figure, value in figures.items()))
-    for text, ratio in report["ratios"].items():  # type: ignore[attr-defined]
+    for text, ratio in report["ratios"].items():
         print(f"{ratio:8.2f}  {text}")
 
 

@@ -25,6 +25,9 @@ R = TypeVar("R")
 
 RESERVED = frozenset({"inputs", "outputs", "stdout", "stderr", "walltime", "resource_specification", "label"})
 
+#: Shared by all calls without keyword arguments; never changed.
+_NO_KWARGS: dict[str, Any] = {}
+
 
 class App(Generic[P, R]):
     """A decorated function. Calling it makes a task and returns its future at once.
@@ -253,7 +256,13 @@ def _decorate(
 
 
 @overload
-def python_app(function: Callable[P, R]) -> App[P, R]: ...
+def python_app(
+    function: Callable[P, R],
+    data_flow_kernel: Any = None,
+    cache: bool = False,
+    executors: Sequence[str] | Literal["all"] = "all",
+    ignore_for_cache: Sequence[str] | None = None,
+) -> App[P, R]: ...
 
 
 @overload
@@ -289,7 +298,13 @@ def python_app(
 
 
 @overload
-def bash_app(function: Callable[P, str]) -> App[P, int]: ...
+def bash_app(
+    function: Callable[P, str],
+    data_flow_kernel: Any = None,
+    cache: bool = False,
+    executors: Sequence[str] | Literal["all"] = "all",
+    ignore_for_cache: Sequence[str] | None = None,
+) -> App[P, int]: ...
 
 
 @overload
@@ -321,7 +336,12 @@ def bash_app(
 
 
 @overload
-def join_app(function: Callable[P, Any]) -> App[P, Any]: ...
+def join_app(
+    function: Callable[P, Any],
+    data_flow_kernel: Any = None,
+    cache: bool = False,
+    ignore_for_cache: Sequence[str] | None = None,
+) -> App[P, Any]: ...
 
 
 @overload

@@ -84,11 +84,6 @@ def _check_mode(config: Any, attribute: attrs.Attribute[Any], value: Any) -> Non
         )
 
 
-def _check_files(config: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
-    if isinstance(value, str):  # a sequence of strings to a type checker
-        raise ConfigurationError(f"Config(checkpoint_files={value!r}): expected a list of paths: [{value!r}]")
-
-
 def _check_period(config: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
     if value is not None:
         period_seconds(value)
@@ -118,7 +113,8 @@ class Config:
         strategy: name of the scaling strategy; None as ``none``.
         strategy_period: seconds between two decisions of it.
         max_idletime: seconds after which idle blocks may be given back.
-        monitoring: an object or module with hook implementations, for example a monitoring hub.
+        monitoring: an object or module with hook implementations, for example a monitoring hub, or a mapping with
+            the key ``plugin`` that names one.
         hooks: further such objects.
         usage_tracking: must be asked for; nothing is sent otherwise.
         initialize_logging: write ``flowcore.log`` in the run's folder.
@@ -126,7 +122,7 @@ class Config:
 
     executors: list[Any] | None = attrs.field(default=None, converter=_executors, validator=_check_executors)
     app_cache: bool = True
-    checkpoint_files: Sequence[str | os.PathLike[str]] | None = attrs.field(default=None, validator=_check_files)
+    checkpoint_files: Sequence[str | os.PathLike[str]] | None = None
     checkpoint_mode: str | None = attrs.field(default=None, validator=_check_mode)
     checkpoint_period: str | None = attrs.field(default=None, validator=_check_period)
     garbage_collect: bool = True
@@ -137,10 +133,12 @@ class Config:
     strategy: str | None = attrs.field(default="simple", validator=_check_strategy)
     strategy_period: float | int = attrs.field(default=5, validator=at_least(0.01))
     max_idletime: float = attrs.field(default=120.0, validator=at_least(0))
-    monitoring: Any = None
+    monitoring: Any = attrs.field(default=None, converter=lambda value: _built("hooks", value, "monitoring"))
     usage_tracking: bool = False
     initialize_logging: bool = True
-    hooks: Sequence[Any] = ()
+    hooks: Sequence[Any] = attrs.field(
+        default=(), converter=lambda values: [_built("hooks", v, f"hooks[{i}]") for i, v in enumerate(values)]
+    )
 
     def __attrs_post_init__(self) -> None:
         if self.checkpoint_mode is not None and not self.app_cache:
@@ -167,7 +165,7 @@ class Config:
         Raises:
             ConfigurationError: says which key, by its path.
         """
-        return typing.cast(Config, build_object(cls, values, source))
+        return typing.cast(Config, build_object(cls, values, source, "." if source == "config" else ": "))
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str], profile: str | None = None) -> Config:
@@ -205,8 +203,6 @@ def read_file(path: str | os.PathLike[str], profile: str | None = None) -> dict[
     profiles = values.pop("profiles", {})
     if not isinstance(profiles, dict) or not all(isinstance(p, dict) for p in profiles.values()):
         raise ConfigurationError(f"{file}: profiles must be tables, [profiles.NAME] each")
-    if not isinstance(profiles, dict) or not all(isinstance(p, dict) for p in profiles.values()):
-        raise ConfigurationError(f"{file}.profiles: expected tables of options, [profiles.NAME]")
     if profile is not None:
         if profile not in profiles:
             raise ConfigurationError(
@@ -227,7 +223,7 @@ def build(kind: str, values: Mapping[str, Any], path: str) -> Any:
     name = values.pop("plugin", None)
     if not isinstance(name, str):
         names = ", ".join(p.name for p in registry.installed(kind))
-        raise ConfigurationError(f"{path}.plugin: the name of a {kind} is missing; installed: {names}")
+        raise ConfigurationError(f"{path}.plugin: the name of the {kind} is missing; installed: {names}")
     try:
         cls = registry.get(kind, name)
     except PluginError as error:
@@ -235,13 +231,16 @@ def build(kind: str, values: Mapping[str, Any], path: str) -> Any:
     return build_object(cls, values, path)
 
 
-def build_object(cls: type, values: Mapping[str, Any], path: str) -> Any:
-    """Make an object of a class from options, making components of the mappings among them."""
+def build_object(cls: type, values: Mapping[str, Any], path: str, separator: str = ".") -> Any:
+    """Make an object of a class from options, making components of the mappings among them.
+
+    ``separator`` stands between ``path`` and an option in errors.
+    """
     known = options(cls)
     hints = type_hints(cls)
     arguments: dict[str, Any] = {}
     for key, value in values.items():
-        where = f"{path}.{key}"
+        where = f"{path}{separator}{key}"
         if key not in known:
             raise ConfigurationError(
                 f"{where}: {cls.__name__} has no option {key!r}{close_match(key, known)}; "

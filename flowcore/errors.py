@@ -36,11 +36,11 @@ its constructor arguments are its ``args``, so that it survives a trip between p
     │   ├── ScalingFailed             no block could be had
     │   ├── BlocksFailed              every block of an executor ended without doing work
     │   ├── UnsupportedResource       a resource specification that the executor does not know
-    │   ├── WorkerLost                the worker process died while it ran the task
-    │   ├── ManagerLost               the node's manager stopped answering
-    │   ├── InterchangeLost           the hub process of an executor ended
-    │   ├── VersionMismatch           the two ends of a connection speak different versions
-    │   └── BadMessage                a message that does not follow the protocol
+    │   └── InterchangeLost           the hub process of an executor ended
+    ├── WorkerLost                    the worker process died while it ran the task
+    ├── ManagerLost                   the node's manager stopped answering
+    ├── VersionMismatch               the two ends of a connection speak different versions
+    ├── BadMessage                    a message that does not follow the protocol
     ├── SerializationError            an object that cannot be sent to a worker
     ├── DeserializationError          bytes that cannot be turned back into an object
     ├── StagingError                  a file that no stager can bring

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import logging
 import operator
+import threading
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
-from threading import Condition, RLock
 from typing import Any, Generic, Protocol, TypeVar, cast
 
 from flowcore.files import File
@@ -22,6 +22,10 @@ _PENDING = "PENDING"
 _CANCELLED_STATES = ("CANCELLED", "CANCELLED_AND_NOTIFIED")
 _FINISHED = "FINISHED"
 
+#: Guards, in all futures of the kernel, the step from pending to settled and the making of a condition. Held for
+#: a few instructions; inside a future's condition, never around it.
+_settling = threading.Lock()
+
 
 class FutureOwner(Protocol):
     """What a future may ask of the kernel that made it."""
@@ -33,50 +37,74 @@ class FutureOwner(Protocol):
     def lift(self, function: Callable[[Any, Any], Any], future: AppFuture[Any], key: Any) -> AppFuture[Any]: ...
 
 
-class _LazyCondition:
-    """A condition variable that is built when somebody first waits.
+class KernelFuture(Future[R], Generic[R]):
+    """A future that the kernel settles in two steps: outcome first, callbacks when its own work is done.
 
-    A ``threading.Condition`` takes over a kilobyte (its deque of waiters); most futures of a large graph are
-    never waited for. Entering costs the same.
+    Its condition variable, and its lists, are made when somebody needs them: a ``threading.Condition`` takes over a
+    kilobyte, and most futures of a large graph are never waited for. Whoever finds no condition knows that nobody
+    waits.
     """
 
-    __slots__ = ("_condition", "_lock", "acquire", "release")
-
     def __init__(self) -> None:
-        lock = RLock()
-        self._lock = lock
-        self.acquire = lock.acquire
-        self.release = lock.release
-        self._condition: Condition | None = None
-
-    def __enter__(self) -> bool:
-        return self._lock.__enter__()
-
-    def __exit__(self, *exc: object) -> None:
-        self._lock.release()
-
-    def wait(self, timeout: float | None = None) -> bool:
-        if self._condition is None:
-            self._condition = Condition(self._lock)
-        return self._condition.wait(timeout)
-
-    def notify_all(self) -> None:
-        if self._condition is not None:
-            self._condition.notify_all()
-
-
-class KernelFuture(Future[R], Generic[R]):
-    """A future that the kernel settles in two steps: outcome first, callbacks when its own work is done."""
-
-    def __init__(self) -> None:
-        # Instead of Future.__init__: the same fields, with a condition that costs nothing until waited for.
-        # A test compares the names with those of the running Python's Future.
-        self._condition = cast(Condition, _LazyCondition())
+        # Instead of Future.__init__: the same fields, those made on demand as properties. A test compares the names
+        # with those of the running Python's Future.
         self._state = _PENDING
         self._result: R | None = None
         self._exception: BaseException | None = None
-        self._waiters: list[Any] = []
-        self._done_callbacks: list[Callable[[Future[R]], object]] = []
+        self._made_condition: threading.Condition | None = None
+        self._made_waiters: list[Any] | None = None
+        self._made_callbacks: list[Callable[[Future[R]], object]] | None = None
+
+    @property
+    def _condition(self) -> threading.Condition:  # type: ignore[override]
+        with _settling:
+            if self._made_condition is None:
+                self._made_condition = threading.Condition()
+            return self._made_condition
+
+    @property
+    def _waiters(self) -> list[Any]:  # type: ignore[override]
+        # Only ever asked for by who holds the condition.
+        if self._made_waiters is None:
+            self._made_waiters = []
+        return self._made_waiters
+
+    @property
+    def _done_callbacks(self) -> list[Callable[[Future[R]], object]]:
+        if self._made_callbacks is None:
+            self._made_callbacks = []
+        return self._made_callbacks
+
+    def done(self) -> bool:
+        """Return True if the task is over: with a result, an error, or cancelled."""
+        return self._state != _PENDING
+
+    def cancelled(self) -> bool:
+        """Return True if the task was cancelled."""
+        return self._state in _CANCELLED_STATES
+
+    def result(self, timeout: float | None = None) -> R:
+        """Wait for the task and return its result.
+
+        Args:
+            timeout: seconds to wait at most; None: no limit.
+
+        Raises:
+            TimeoutError: the task is not over yet.
+            CancelledError: it was cancelled.
+            Exception: what it failed with.
+        """
+        if self._state == _FINISHED and self._exception is None:
+            return cast(R, self._result)
+        return super().result(timeout)
+
+    def add_done_callback(self, fn: Callable[[Future[R]], object]) -> None:
+        """Call ``fn(future)`` when the task is over, or now if it is. What it raises is logged."""
+        with _settling:
+            if self._state == _PENDING:
+                self._done_callbacks.append(fn)
+                return
+        self._call(fn)
 
     def settle(self, result: R | None, error: BaseException | None, cancelled: bool = False) -> bool:
         """Set the outcome and wake all waiters, but run no callback yet. For the kernel only.
@@ -87,28 +115,40 @@ class KernelFuture(Future[R], Generic[R]):
         Returns:
             Whether anybody registered a callback.
         """
-        with self._condition:
-            self._exception = error
-            self._result = result
-            self._state = "CANCELLED_AND_NOTIFIED" if cancelled else _FINISHED
-            for waiter in self._waiters:
+        with _settling:
+            condition = self._made_condition
+            if condition is None:
+                self._set(result, error, cancelled)
+                return self._made_callbacks is not None
+        with condition:
+            with _settling:
+                self._set(result, error, cancelled)
+            for waiter in self._made_waiters or ():
                 if cancelled:
                     waiter.add_cancelled(self)
                 elif error is not None:
                     waiter.add_exception(self)
                 else:
                     waiter.add_result(self)
-            self._condition.notify_all()
-            return bool(self._done_callbacks)
+            condition.notify_all()
+            return self._made_callbacks is not None
+
+    def _set(self, result: R | None, error: BaseException | None, cancelled: bool) -> None:
+        self._exception = error
+        self._result = result
+        self._state = "CANCELLED_AND_NOTIFIED" if cancelled else _FINISHED
 
     def run_callbacks(self) -> None:
         """Run the callbacks of a settled future, each once. For the kernel only."""
-        callbacks, self._done_callbacks = self._done_callbacks, []
-        for callback in callbacks:
-            try:
-                callback(self)
-            except Exception:
-                logger.exception("a done-callback of %r raised", self)
+        callbacks, self._made_callbacks = self._made_callbacks, None
+        for callback in callbacks or ():
+            self._call(callback)
+
+    def _call(self, callback: Callable[[Future[R]], object]) -> None:
+        try:
+            callback(self)
+        except Exception:
+            logger.exception("a done-callback of %r raised", self)
 
     def __await__(self) -> Generator[Any, None, R]:
         import asyncio

@@ -13,11 +13,11 @@ from __future__ import annotations
 import functools
 import importlib.util
 import io
-import os
 import pickle
 import sys
 import types
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from flowcore.errors import DeserializationError, RemoteError, SerializationError, describe
@@ -95,12 +95,14 @@ def _found_by_name(module_name: str, file: str | None) -> bool:
         spec = importlib.util.find_spec(module_name)
     except (ImportError, ValueError, AttributeError):
         return False
-    return spec is not None and (file is None or spec.origin is None or _same_file(file, spec.origin))
+    if spec is None or file is None or spec.origin is None or not spec.has_location:
+        return spec is not None  # frozen and built-in modules have no file to compare
+    return _same_file(file, spec.origin)
 
 
 def _same_file(one: str, other: str) -> bool:
     try:
-        return os.path.samefile(one, other)
+        return Path(one).samefile(other)
     except OSError:  # no file: a member of a zip archive
         return one == other
 

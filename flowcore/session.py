@@ -183,7 +183,10 @@ class DataFlowKernel:
         self._stop_periodic.set()
         if self._periodic is not None:
             self._periodic.join()
-        self.kernel.close()
+        try:
+            self.kernel.close()
+        except Exception:
+            logger.exception("settling the tasks that are not over failed")
         self._scaler.close()
         for label, executor in reversed(self._executors.items()):
             try:
@@ -258,7 +261,9 @@ class DataFlowKernel:
         implementations, problems = registry.load_all("hooks")
         for problem in problems:
             logger.error("hooks are left out: %s", problem)
-        hooks = HookManager([(plugin.name, implementation) for plugin, implementation in implementations])
+        # A class has options: it takes part where the configuration names it.
+        always = [(plugin.name, found) for plugin, found in implementations if not isinstance(found, type)]
+        hooks = HookManager(always)
         own = list(self._config.hooks)
         if self._config.monitoring is not None:
             own.append(self._config.monitoring)

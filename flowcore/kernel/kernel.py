@@ -51,10 +51,15 @@ Hinter = Callable[[BaseException, str, "str | None"], Sequence[str]]
 
 
 class _ThreadState(threading.local):
-    #: Events that came up while this thread performs actions; None while it does not.
-    events: deque[machine.Event] | None = None
-    #: Settled futures whose callbacks this thread is to run; None while it runs none.
-    callbacks: deque[KernelFuture[Any]] | None = None
+    """What one thread is doing for the kernel."""
+
+    def __init__(self) -> None:
+        self.acting = False
+        #: Events that came up while the thread performs actions.
+        self.events: deque[machine.Event] = deque()
+        self.calling = False
+        #: Settled futures whose callbacks the thread is to run.
+        self.callbacks: deque[KernelFuture[Any]] = deque()
 
 
 class Kernel:
@@ -247,36 +252,39 @@ class Kernel:
 
     def _post(self, event: machine.Event) -> None:
         thread = self._thread
-        if thread.events is not None:
-            thread.events.append(event)
+        events = thread.events
+        if thread.acting:
+            events.append(event)
             return
-        events: deque[machine.Event] = deque()
-        thread.events = events
-        outer = thread.callbacks is not None
-        if not outer:
-            thread.callbacks = deque()
+        thread.acting = True
         perform = self._perform
         lock = self._lock
         handle = self._machine.handle
+        problem: BaseException | None = None
         try:
             while True:
-                with lock:
-                    actions = handle(event)
-                for action in actions:
-                    perform[type(action)](action)
+                try:
+                    with lock:
+                        actions = handle(event)
+                    for action in actions:
+                        perform[type(action)](action)
+                except Exception as error:  # noqa: BLE001 - a defect; what else is queued must not suffer
+                    problem = problem or error
                 if not events:
                     break
                 event = events.popleft()
         finally:
-            thread.events = None
-            if not outer:
-                callbacks = thread.callbacks
-                assert callbacks is not None
-                try:
-                    while callbacks:
-                        callbacks.popleft().run_callbacks()
-                finally:
-                    thread.callbacks = None
+            thread.acting = False
+        callbacks = thread.callbacks
+        if callbacks and not thread.calling:
+            thread.calling = True
+            try:
+                while callbacks:
+                    callbacks.popleft().run_callbacks()
+            finally:
+                thread.calling = False
+        if problem is not None:
+            raise problem
 
     # --- actions
 
@@ -430,14 +438,14 @@ class Kernel:
         value = action.value
         if task.memo_key is not None:
             if task.from_memo:
-                self.memo_hits += 1
+                with self._lock:
+                    self.memo_hits += 1
             elif error is None:
                 self._remember(task.memo_key, value)
         if error is not None and task.state is States.failed and not task.cancelled:
             self._note_attempts(task, error)
         future = task.future
         callbacks = self._thread.callbacks
-        assert callbacks is not None
         future._final_status = task.state.name
         if future.settle(value, error, task.cancelled):
             callbacks.append(future)

@@ -416,9 +416,10 @@ class Machine:
         task = event.task
         at = event.at
         task.time_invoked = at
-        self.tasks[task.id] = task
-        self.unfinished += 1
+        # In this order: an interrupt in between leaves no record that is half made.
         self._move(task, States.pending, "submitted", at, actions)
+        self.unfinished += 1
+        self.tasks[task.id] = task
         if self._make_abort_error is not None:
             # The call was made just as the run ended.
             self._end(task, States.failed, "run ended", at, actions, None, self._make_abort_error(task))

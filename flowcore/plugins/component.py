@@ -58,10 +58,17 @@ def check_type(value: Any, annotation: Any) -> None:
     """Raise :class:`TypeError` unless ``value`` is of the annotated type, containers checked to the bottom."""
     import typeguard
 
-    if annotation is float and type(value) is int:
+    parts = typing.get_args(annotation) if _is_union(annotation) else (annotation,)
+    if type(value) is int and float in parts:
         return
-    if isinstance(value, str | bytes) and not _admits_text(annotation):
-        raise TypeError(f"{value!r} is text, and no {describe_type(annotation)}")
+    if type(value) is bool and bool not in parts and (int in parts or float in parts):
+        raise TypeError(f"{value!r} is no number")
+    if isinstance(value, str | bytes):
+        # Text is a sequence of texts to a type checker, and hardly ever to who wrote it.
+        parts = tuple(p for p in parts if not _is_collection(p))
+        if not parts:
+            raise TypeError(f"{value!r} is text")
+        annotation = typing.Union[parts]  # noqa: UP007 - of a computed tuple
     try:
         typeguard.check_type(
             value, annotation, collection_check_strategy=typeguard.CollectionCheckStrategy.ALL_ITEMS
@@ -70,19 +77,18 @@ def check_type(value: Any, annotation: Any) -> None:
         raise TypeError(str(error)) from None
 
 
-def _admits_text(annotation: Any) -> bool:
-    """Return whether text may stand for this type other than as a sequence of its characters."""
-    origin = typing.get_origin(annotation)
-    if origin in (typing.Union, types.UnionType):
-        return any(_admits_text(part) for part in typing.get_args(annotation))
-    kind = origin or annotation
-    if not isinstance(kind, type) or issubclass(kind, str | bytes):
-        return True
-    return not issubclass(kind, Iterable)
+def _is_union(annotation: Any) -> bool:
+    return typing.get_origin(annotation) in (typing.Union, types.UnionType)
+
+
+def _is_collection(annotation: Any) -> bool:
+    kind = typing.get_origin(annotation) or annotation
+    return isinstance(kind, type) and issubclass(kind, Iterable) and not issubclass(kind, str | bytes)
 
 
 def _check_field(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
-    annotation = type_hints(type(instance)).get(attribute.name, Any)
+    cls: Any = type(instance)
+    annotation = type_hints(cls).get(attribute.name, Any)
     try:
         check_type(value, annotation)
     except TypeError:

@@ -161,14 +161,16 @@ class FutureExecutor(Executor):
 
     def submit(self, attempt: Attempt) -> None:
         """Submit through :meth:`submit_future` and report when its future is done."""
+        self._follow((attempt.task_id, attempt.try_id), self.submit_future(attempt))
+
+    def _follow(self, key: tuple[int, int], future: Future[Any]) -> None:
         context = self._context
         assert context is not None, "submit before start"
-        key = (attempt.task_id, attempt.try_id)
-        future = self.submit_future(attempt)
         self._futures[key] = future
 
         def report(done: Future[Any]) -> None:
-            self._futures.pop(key, None)
+            if self._futures.pop(key, None) is None:
+                return  # cancel() took it back
             if done.cancelled():
                 result = AttemptResult(*key, error=CancelledError())
             else:
@@ -180,8 +182,12 @@ class FutureExecutor(Executor):
 
     def cancel(self, task_id: int, try_id: int) -> bool:
         """Cancel the attempt's future."""
-        future = self._futures.get((task_id, try_id))
-        return future is not None and future.cancel()
+        future = self._futures.pop((task_id, try_id), None)
+        if future is None or future.cancel():
+            return future is not None
+        # It runs, or has ended in this moment, and its callback found nothing to report.
+        self._follow((task_id, try_id), future)
+        return False
 
     @property
     def outstanding(self) -> int:

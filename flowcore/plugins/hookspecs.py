@@ -1,5 +1,6 @@
 """The hooks: who wants a say in what the core does. Implementations come through the entry-point group
-``flowcore.hooks`` (a module or an object) and are marked with ``flowcore.plugins.api.hookimpl``.
+``flowcore.hooks`` and are marked with ``flowcore.plugins.api.hookimpl``. A module or an object takes part in every run;
+a class, which has options, in those whose configuration names it (``monitoring = {plugin = "..."}``).
 
 Rule of this module: a hook never runs with a kernel lock held, and what it raises is logged with the name of
 its plugin and breaks nothing. Hooks about tasks are called in batches from a thread of their own.

@@ -47,6 +47,8 @@ KNOWN: dict[tuple[str, str], tuple[str, str]] = {
     ("channel", "ssh"): ("SSHChannel", "flowcore-channel-ssh"),
     ("staging", "globus"): ("GlobusStaging", "flowcore-staging-globus"),
     ("hooks", "monitoring"): ("MonitoringHub", "flowcore-monitoring-sqlite"),
+    ("command", "dashboard"): ("dashboard", "flowcore-monitoring-dashboard"),
+    ("command", "globus-auth"): ("globus_auth", "flowcore-staging-globus"),
 }
 
 
@@ -107,25 +109,39 @@ def _problem(dist: importlib.metadata.Distribution) -> str | None:
     return None
 
 
-def _scan(group: str) -> list[tuple[importlib.metadata.EntryPoint, importlib.metadata.Distribution]]:
-    # By distribution, so that each entry point has its `dist`. An editable install can show the same
-    # distribution twice on sys.path; the first one is the one that is imported.
-    found: list[tuple[importlib.metadata.EntryPoint, importlib.metadata.Distribution]] = []
+_Found = list[tuple[importlib.metadata.EntryPoint, importlib.metadata.Distribution]]
+
+
+def _scan(group: str) -> _Found:
+    # An editable install can show a distribution twice on sys.path; the first one is the one that is imported.
+    try:
+        # One pass, with what the standard library remembers of each folder.
+        entry_points = importlib.metadata.entry_points(group=group)
+    except Exception:  # noqa: BLE001 - one distribution that cannot be read spoils them all
+        return _scan_each(group)
+    return [(ep, ep.dist) for ep in entry_points if ep.dist is not None and _name(ep.dist)]
+
+
+def _scan_each(group: str) -> _Found:
+    found: _Found = []
     seen: set[str] = set()
     for dist in importlib.metadata.distributions():
         try:
-            name = dist.metadata["Name"]
+            name = canonicalize_name(_name(dist))
             entry_points = [ep for ep in dist.entry_points if ep.group == group]
         except Exception as error:  # noqa: BLE001 - metadata that somebody wrote by hand, or half of it
             _warn_once(f"a distribution is left out, its metadata cannot be read: {_place(dist)}: {error!r}")
             continue
-        if not name:  # what an interrupted uninstall leaves behind
-            continue
-        if (key := canonicalize_name(name)) in seen:
-            continue
-        seen.add(key)
-        found.extend((ep, dist) for ep in entry_points)
+        if name and name not in seen:
+            seen.add(name)
+            found.extend((ep, dist) for ep in entry_points)
     return found
+
+
+def _name(dist: importlib.metadata.Distribution) -> str:
+    # What an interrupted uninstall leaves behind has none.
+    name: str | None = dist.metadata["Name"]
+    return name or ""
 
 
 def _place(dist: importlib.metadata.Distribution) -> str:

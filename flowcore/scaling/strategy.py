@@ -69,7 +69,8 @@ def htex_auto_scale(load: Load) -> Decision:
     decision = simple(load)
     if decision != Decision() or load.active_tasks == 0 or load.slots_per_block == 0:
         return decision
-    needed = max(load.min_blocks, _blocks_for(load))
+    # One stays while there are tasks, as `simple` would at once ask for it again.
+    needed = max(1, load.min_blocks, _blocks_for(load))
     excess = load.active_blocks - needed
     ripe = sum(1 for seconds in load.idle_blocks if seconds >= load.max_idletime)
     count = min(excess, ripe)

@@ -11,13 +11,14 @@ import logging
 import random
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any, BinaryIO
 
 import msgspec
 import zmq
 
 from flowcore.plugins.api import BadMessage
-from flowcore_executor_htex import protocol, security
+from flowcore_executor_htex import protocol, security, wire
 from flowcore_executor_htex.dispatch import Dispatcher, Output
 from flowcore_executor_htex.settings import InterchangeSettings, Ports
 
@@ -127,11 +128,8 @@ class Interchange:
 
     def _from_executor(self) -> None:
         for _ in range(ROUND):
-            try:
-                header, *payload = self._tasks.recv_multipart(zmq.NOBLOCK, copy=False)
-            except zmq.Again:
-                return
-            message = protocol.decode(header.buffer)
+            header, payload = wire.receive(self._tasks)
+            message = protocol.decode(header)
             if isinstance(message, protocol.Stop):
                 self._stopping = True
                 return
@@ -139,42 +137,40 @@ class Interchange:
                 self._moved += len(message.tasks)
             self._send(self._dispatcher.from_executor(message, payload))
             self._heard = True
+            if not wire.waiting(self._tasks):
+                return
 
     def _from_managers(self) -> None:
         for _ in range(ROUND):
+            identity, header, payload = wire.receive_from(self._managers)
             try:
-                frames = self._managers.recv_multipart(zmq.NOBLOCK, copy=False)
-            except zmq.Again:
-                return
-            if len(frames) < 2:
-                continue
-            identity = frames[0].bytes
-            header = frames[1].buffer
-            payload = frames[2:]
-            now = time.monotonic()
-            try:
-                if identity not in self._dispatcher.managers:
-                    greeting = protocol.decode_greeting(header)
-                    if isinstance(greeting, protocol.Hello):
-                        logger.info("manager %s, block %s, %d slots", *_names(greeting))
-                        self._send(self._dispatcher.greet(identity, greeting, now))
-                        continue
-                message = protocol.decode(header)
-                protocol.check_payload(message, payload)
-                if isinstance(message, protocol.Results):
-                    self._moved += len(message.results)
-                self._send(self._dispatcher.from_manager(identity, message, payload, now))
-                self._heard = True
+                self._from_manager(identity, header or b"", payload, time.monotonic())
             except BadMessage as error:
                 logger.warning("a message from %r is ignored: %s", identity, error)
+            if not wire.waiting(self._managers):
+                return
+
+    def _from_manager(self, identity: bytes, header: bytes, payload: Sequence[zmq.Frame], now: float) -> None:
+        if identity not in self._dispatcher.managers:
+            greeting = protocol.decode_greeting(header)
+            if isinstance(greeting, protocol.Hello):
+                logger.info("manager %s, block %s, %d slots", *_names(greeting))
+                self._send(self._dispatcher.greet(identity, greeting, now))
+                return
+        message = protocol.decode(header)
+        protocol.check_payload(message, payload)
+        if isinstance(message, protocol.Results):
+            self._moved += len(message.results)
+        self._send(self._dispatcher.from_manager(identity, message, payload, now))
+        self._heard = True
 
     def _send(self, outputs: list[Output]) -> None:
         for identity, frames in outputs:
             if identity is None:
-                self._results.send_multipart(frames, copy=False)
+                wire.send(self._results, frames)
                 continue
             try:
-                self._managers.send_multipart([identity, *frames], copy=False)
+                wire.send(self._managers, [identity, *frames])
             except zmq.ZMQError as error:
                 # Its connection is gone; if it does not come back, its silence will tell.
                 logger.warning("cannot send to %r: %s", identity, error)

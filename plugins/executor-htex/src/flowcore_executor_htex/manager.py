@@ -23,7 +23,7 @@ import psutil
 import zmq
 
 from flowcore.plugins.api import BadMessage
-from flowcore_executor_htex import protocol, security
+from flowcore_executor_htex import protocol, security, wire
 from flowcore_executor_htex import settings as settings_module
 from flowcore_executor_htex.link import Link
 from flowcore_executor_htex.pool import Assignment, Pool
@@ -165,7 +165,7 @@ class Manager:
         address = find_address(settings)
         self._hub.connect(f"tcp://{address}:{settings.port}")
         greeting = protocol.hello(self._id, block_id, socket.gethostname(), slots)
-        self._hub.send_multipart(protocol.encode(greeting))
+        wire.send(self._hub, protocol.encode(greeting))
         self._poller = zmq.Poller()
         self._poller.register(self._hub, zmq.POLLIN)
         self._workers: list[WorkerProcess] = []
@@ -194,7 +194,7 @@ class Manager:
             now = time.monotonic()
             if now >= next_beat:
                 next_beat = now + self._settings.heartbeat_period
-                self._hub.send_multipart(protocol.encode(protocol.Heartbeat()))
+                wire.send(self._hub, protocol.encode(protocol.Heartbeat()))
             if now - heard > self._settings.heartbeat_threshold:
                 raise GiveUp(f"nothing was heard of the interchange for {now - heard:.0f} s")
             ready = dict(self._poller.poll(max(1, int(min(next_beat - now, 1.0) * 1000))))
@@ -206,7 +206,7 @@ class Manager:
             capacity = self._pool.capacity
             if results or capacity != self._capacity_told:
                 self._capacity_told = capacity
-                self._hub.send_multipart(protocol.encode(protocol.Results(results, capacity), payload), copy=False)
+                wire.send(self._hub, protocol.encode(protocol.Results(results, capacity), payload))
             if self._pool.busy:
                 time.sleep(REST_S)
 
@@ -223,22 +223,19 @@ class Manager:
             except subprocess.TimeoutExpired:
                 worker.process.kill()
                 worker.process.wait()
-        self._hub.send_multipart(protocol.encode(protocol.Stop("its block ended")))
+        wire.send(self._hub, protocol.encode(protocol.Stop("its block ended")))
         self._hub.close()
         self._context.term()
 
     def _from_hub(self) -> None:
-        while True:
+        while wire.waiting(self._hub):
+            header, payload = wire.receive(self._hub)
             try:
-                header, *payload = self._hub.recv_multipart(zmq.NOBLOCK, copy=False)
-            except zmq.Again:
-                return
-            greeting = protocol.decode_greeting(header.buffer)
-            if isinstance(greeting, protocol.Refused):
-                raise GiveUp(f"the interchange refuses this manager: {greeting.reason}")
-            try:
-                message = protocol.decode(header.buffer)
+                message = protocol.decode(header)
             except BadMessage as error:
+                greeting = protocol.decode_greeting(header)
+                if isinstance(greeting, protocol.Refused):
+                    raise GiveUp(f"the interchange refuses this manager: {greeting.reason}") from None
                 logger.warning("a message of the interchange is ignored: %s", error)
                 continue
             if isinstance(message, protocol.Tasks):

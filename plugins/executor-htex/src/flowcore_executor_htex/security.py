@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import zmq
 
+from flowcore_executor_htex import wire
+
 ZAP_ADDRESS = "inproc://zeromq.zap.01"
 _Z85_KEY_BYTES = 32
 
@@ -48,12 +50,8 @@ class Gate:
 
     def answer(self) -> None:
         """Answer the requests that are there."""
-        while True:
-            try:
-                request = self.socket.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
-                return
-            self.socket.send_multipart(self.reply(request))
+        while wire.waiting(self.socket):
+            self.socket.send_multipart(self.reply(self.socket.recv_multipart(zmq.NOBLOCK)))
 
     def reply(self, request: list[bytes]) -> list[bytes]:
         """Return the reply to one request: version, id, status code, text, user, metadata."""

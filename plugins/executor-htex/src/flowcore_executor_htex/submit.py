@@ -26,7 +26,7 @@ from flowcore.plugins.api import (
     ManagerLost,
     WorkerLost,
 )
-from flowcore_executor_htex import protocol, security
+from flowcore_executor_htex import protocol, security, wire
 from flowcore_executor_htex.functions import FunctionCache
 from flowcore_executor_htex.protocol import ResultItem, TaskItem
 from flowcore_executor_htex.worker import NONE
@@ -160,7 +160,7 @@ class Connection:
                 return False
             self._functions.release(digest)
             self._flush()
-            self._out.send_multipart(protocol.encode(protocol.Cancel([key])))
+            wire.send(self._out, protocol.encode(protocol.Cancel([key])))
             return True
 
     def send(self, message: protocol.Message) -> None:
@@ -168,7 +168,7 @@ class Connection:
         with self._lock:
             if not self._closed:
                 self._flush()
-                self._out.send_multipart(protocol.encode(message))
+                wire.send(self._out, protocol.encode(message))
 
     def take_outstanding(self) -> list[tuple[int, int]]:
         """Forget all attempts; return their (task_id, try_id). What still comes for them is dropped."""
@@ -201,7 +201,7 @@ class Connection:
         frames = protocol.encode(protocol.Tasks(self._items, self._new_functions), self._frames)
         self._items, self._frames, self._new_functions = [], [], {}
         # Large buffers are not copied: libzmq reads them from the arguments themselves.
-        self._out.send_multipart(frames, copy=len(frames) == 1)
+        wire.send(self._out, frames)
 
     def _send_late(self) -> None:
         while not self._closed:
@@ -239,13 +239,10 @@ class Connection:
 
     def _take_messages(self) -> None:
         results: list[AttemptResult] = []
-        while True:
+        while wire.waiting(self._in):
+            header, payload = wire.receive(self._in)
             try:
-                header, *payload = self._in.recv_multipart(zmq.NOBLOCK, copy=False)
-            except zmq.Again:
-                break
-            try:
-                message = protocol.decode(header.buffer)
+                message = protocol.decode(header)
             except BadMessage as error:
                 logger.error("a message of the interchange is ignored: %s", error)
                 continue
@@ -291,7 +288,7 @@ class Connection:
             forgotten = self._functions.take_forgotten()
             if forgotten and not self._closed:
                 self._flush()
-                self._out.send_multipart(protocol.encode(protocol.Forget(forgotten)))
+                wire.send(self._out, protocol.encode(protocol.Forget(forgotten)))
 
 
 def _set_value(result: AttemptResult, body: bytes, frames: Sequence[Any]) -> None:
