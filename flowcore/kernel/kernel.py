@@ -123,8 +123,8 @@ class Kernel:
             machine.AskRetryCost: self._ask_retry_cost,
             machine.TellStagers: self._tell_stagers,
             machine.CancelAttempt: self._cancel_attempt,
-            machine.Announce: self._announce,
         }
+        self._handle = self._machine.handle if self._feed is None else self._handle_and_announce
         self._labels: list[str] = []
         self._lone: str | None = None
         self.executors_changed()
@@ -259,7 +259,7 @@ class Kernel:
         thread.acting = True
         perform = self._perform
         lock = self._lock
-        handle = self._machine.handle
+        handle = self._handle
         problem: BaseException | None = None
         try:
             while True:
@@ -429,6 +429,7 @@ class Kernel:
             actions: list[machine.Action] = []
             with self._lock:
                 self._machine.cancel_now(task, time.time(), actions)
+                actions = self._announce(actions)
             for following in actions:
                 self._perform[type(following)](following)
 
@@ -459,9 +460,20 @@ class Kernel:
     def _tell_stagers(self, action: machine.TellStagers) -> None:
         staging.app_has_run(action.task, action.error)
 
-    def _announce(self, action: machine.Announce) -> None:
-        assert self._feed is not None
-        self._feed.task_changed(action.task, action.state, action.at, action.error)
+    def _handle_and_announce(self, event: machine.Event) -> list[machine.Action]:
+        return self._announce(self._machine.handle(event))
+
+    def _announce(self, actions: list[machine.Action]) -> list[machine.Action]:
+        # With the lock held: after it, the next change of a task could overtake this one in another thread.
+        if self._feed is None:
+            return actions
+        others: list[machine.Action] = []
+        for action in actions:
+            if type(action) is machine.Announce:
+                self._feed.task_changed(action.task, action.state, action.at, action.error)
+            else:
+                others.append(action)
+        return others
 
     # --- parts of actions
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -27,10 +28,12 @@ class ChannelContract:
 
     Attributes:
         on_this_host: the commands run on this host, so that their processes can be looked at.
+        kill_bound_s: seconds within which the processes of a command are gone that took too long.
         superuser: the commands run as root, to whom no folder is closed.
     """
 
     on_this_host: bool = True
+    kill_bound_s: float = 10.0
     superuser: bool = os.geteuid() == 0
 
     @pytest.fixture
@@ -138,7 +141,7 @@ class ChannelContract:
         assert "killed" in stderr
         if self.on_this_host:
             for pid in map(int, pids.read_text().split()):
-                eventually(lambda pid=pid: not processes.alive(pid), 10, f"the end of process {pid}")  # type: ignore[misc]
+                eventually(partial(processes.gone, pid), self.kill_bound_s, f"the end of process {pid}")
 
     def test_walltime_bounds_what_left_the_group(self, opened: Channel, remote_dir: str) -> None:
         """A child in a session of its own, which holds the streams open, does not hold the caller up."""

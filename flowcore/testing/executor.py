@@ -445,7 +445,7 @@ class ExecutorContract:
         began = time.monotonic()
         run.stop()
         assert time.monotonic() - began < self.shutdown_bound_s
-        assert _before.wait(5, all_threads=True) == []
+        assert _before.wait(min(5.0, self.shutdown_bound_s), all_threads=True) == []
         places = {p.name for p in run.run_dir.iterdir()}
         assert places <= {run.executor.label, "submit_scripts"}
 
@@ -467,7 +467,7 @@ class ExecutorContract:
         began = time.monotonic()
         executor.shutdown()
         assert time.monotonic() - began < self.shutdown_bound_s
-        assert _before.wait(5, all_threads=True) == []
+        assert _before.wait(min(5.0, self.shutdown_bound_s), all_threads=True) == []
 
 
 class BlockExecutorContract(ExecutorContract):

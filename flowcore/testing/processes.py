@@ -59,6 +59,11 @@ def alive(pid: int) -> bool:
     return process is not None and process.state not in "ZX"
 
 
+def gone(pid: int) -> bool:
+    """Return whether a process has ended."""
+    return not alive(pid)
+
+
 def descendants(root: int, among: Iterable[Process] | None = None) -> list[Process]:
     """Return the children of a process, their children, and so on."""
     children: dict[int, list[Process]] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,7 @@ class ProviderContract:
 
     Attributes:
         job_bound_s: seconds within which a small job is over, waiting in the queue included.
+        kill_bound_s: seconds within which the processes of a cancelled job are gone.
         knows_exit_code: the status of a job that failed has its exit code.
         has_streams: the status of a job has its standard output and error.
         runs_copies: the provider's launcher, as the fixture makes it, runs a command ``tasks_per_node`` times.
@@ -36,6 +38,7 @@ class ProviderContract:
     """
 
     job_bound_s: float = 60.0
+    kill_bound_s: float = 15.0
     knows_exit_code: bool = True
     has_streams: bool = True
     runs_copies: bool = True
@@ -231,7 +234,7 @@ class ProviderContract:
         if self.on_this_host:
             for path in pids.iterdir():
                 pid = int(path.read_text())
-                eventually(lambda pid=pid: not processes.alive(pid), 15, f"the end of process {pid}")  # type: ignore[misc]
+                eventually(partial(processes.gone, pid), self.kill_bound_s, f"the end of process {pid}")
 
     def test_cancel_is_idempotent(self, started: Provider) -> None:
         """A job that was cancelled, or that has ended, may be cancelled again; it stays as it ended."""

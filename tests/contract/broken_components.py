@@ -31,10 +31,12 @@ from flowcore.testing import (
     ProviderContract,
     SerializerContract,
     StagingContract,
+    leftovers,
 )
 from flowcore.testing.leftovers import no_leftovers  # noqa: F401
 from flowcore.testing.staging import Source, Target
 
+leftovers.GRACE_S = 0.5
 EXPECTED: list[tuple[type, str]] = []
 
 
@@ -51,8 +53,8 @@ def finds(name):
 
 class Broken(ExecutorContract):
     serializes = False
-    result_bound_s = 2.0
-    shutdown_bound_s = 2.0
+    result_bound_s = 1.0
+    shutdown_bound_s = 1.0
     cls = ThreadPoolExecutor
 
     @pytest.fixture
@@ -174,7 +176,7 @@ class TestLeavesAThread(Broken):
     class cls(ThreadPoolExecutor):
         def shutdown(self):
             super().shutdown()
-            threading.Thread(target=time.sleep, args=(7,), daemon=True).start()
+            threading.Thread(target=time.sleep, args=(3,), daemon=True).start()
 
 
 @finds("test_shutdown_after_work")
@@ -192,7 +194,7 @@ class TestWaitsForItsTasks(Broken):
             for _ in self._threads:
                 self._queue.put(None)
             for thread in self._threads:
-                thread.join(timeout=1.5)
+                thread.join(timeout=1.0)
 
 
 @finds("test_shutdown_without_start")
@@ -221,6 +223,7 @@ class TestSendsWhatCannotBeSent(Broken):
 
 class BrokenProvider(ProviderContract):
     job_bound_s = 5.0
+    kill_bound_s = 0.5
     cls = LocalProvider
 
     @pytest.fixture
@@ -350,6 +353,7 @@ class TestQuotesCarelessly(BrokenLauncher):
 
 
 class BrokenChannel(ChannelContract):
+    kill_bound_s = 0.5
     cls = LocalChannel
 
     @pytest.fixture
@@ -396,7 +400,7 @@ class TestMakesFoldersQuietly(BrokenChannel):
 
 class BrokenStager(StagingContract):
     cls = NoOpFileStaging
-    bound_s = 1.0
+    bound_s = 0.5
 
     @pytest.fixture
     def stager(self):
@@ -536,10 +540,10 @@ class TestLeavesAZombie:
 @finds("test_it")
 class TestLeavesANonDaemonThread:
     def test_it(self):
-        threading.Thread(target=time.sleep, args=(7,)).start()
+        threading.Thread(target=time.sleep, args=(3,)).start()
 
 
 @finds("test_it")
 class TestLeavesAThreadOfFlowcore:
     def test_it(self):
-        threading.Thread(target=time.sleep, args=(7,), name="flowcore-scaling", daemon=True).start()
+        threading.Thread(target=time.sleep, args=(3,), name="flowcore-scaling", daemon=True).start()

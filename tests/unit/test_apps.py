@@ -188,8 +188,10 @@ def test_misspelt_options_are_refused():
 
 
 def test_defaults_of_options_in_the_signature(tmp_path):
+    usual = (File(str(tmp_path / "default.txt")),)
+
     @python_app
-    def make(text, outputs=(File(str(tmp_path / "default.txt")),), walltime=30):
+    def make(text, outputs=usual, walltime=30):
         with open(outputs[0], "w") as file:
             file.write(f"{text} {walltime}")
 

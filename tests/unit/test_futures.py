@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import sys
+import gc
 import threading
+import tracemalloc
 from concurrent.futures import CancelledError, Future
 
 import pytest
@@ -50,12 +51,31 @@ def settle(future, result=None, error=None, cancelled=False):
 
 
 def test_fields_are_those_of_pythons_future():
-    # Where concurrent.futures reads or writes one of its fields, a future of the kernel must have it, too.
-    ours, theirs = AppFuture(0, Owner()), Future()
-    for name, value in vars(theirs).items():
-        assert type(getattr(ours, name)) is type(value)
-        if name != "_condition":
-            assert getattr(ours, name) == value
+    # Some are made when they are first asked for; what Python's own code touches must be there, and alike.
+    ours, theirs = KernelFuture(), Future()
+    kinds = {name: type(value) for name, value in vars(theirs).items()}
+    assert {name: type(getattr(ours, name)) for name in kinds} == kinds
+    for name in kinds.keys() - {"_condition"}:
+        assert getattr(ours, name) == getattr(theirs, name)
+        assert getattr(ours, name) is getattr(ours, name)
+    made = {name for name in vars(KernelFuture()) if not name.startswith("_made_")}
+    assert made <= kinds.keys()
+
+
+def test_a_condition_is_made_once_for_all_who_ask(future):
+    asking = threading.Barrier(4)
+    conditions: list = []
+
+    def ask():
+        asking.wait(WAIT_S)
+        conditions.append(future._condition)
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(WAIT_S)
+    assert len({id(c) for c in conditions}) == 1
 
 
 def test_is_a_future_in_each_state(future):
@@ -284,10 +304,50 @@ async def test_data_futures_can_be_awaited(future):
 
 
 def test_memory_of_a_future_that_nobody_waits_for(owner):
-    # A threading.Condition alone is over a kilobyte with its deque.
-    future = AppFuture(0, owner)
-    future.done()
-    future.settle(1, None)
-    assert future.result() == 1
-    made = [value for name, value in vars(future).items() if name.startswith("_made")]
-    assert made == [None, None, None], "no condition, waiters or callbacks"
+    # A threading.Condition alone is over a kilobyte with its deque: none is made for most futures.
+    gc.collect()
+    tracemalloc.start()
+    try:
+        futures = [AppFuture(n, owner) for n in range(1000)]
+        size, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(futures) == 1000
+    assert size / 1000 < 700
+
+
+def test_racing_callbacks_and_settling_lose_no_callback(owner):
+    for n in range(300):
+        future = AppFuture(n, owner)
+        called: list = []
+        start = threading.Barrier(2)
+
+        def add(future=future, called=called, start=start):
+            start.wait(WAIT_S)
+            for _ in range(3):
+                future.add_done_callback(called.append)
+
+        thread = threading.Thread(target=add)
+        thread.start()
+        start.wait(WAIT_S)
+        settle(future, n)
+        thread.join(WAIT_S)
+        assert called == [future] * 3
+
+
+def test_racing_waiters_and_settling_hang_nobody(owner):
+    for n in range(300):
+        future = AppFuture(n, owner)
+        results: list = []
+        start = threading.Barrier(2)
+
+        def wait(future=future, results=results, start=start):
+            start.wait(WAIT_S)
+            results.append(future.result(timeout=WAIT_S))
+
+        thread = threading.Thread(target=wait)
+        thread.start()
+        start.wait(WAIT_S)
+        settle(future, n)
+        thread.join(WAIT_S)
+        assert results == [n]

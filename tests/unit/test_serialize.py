@@ -190,7 +190,7 @@ def test_a_class_whose_own_reduce_raises():
         def __reduce__(self):
             raise RuntimeError("my reduce is broken")
 
-    with pytest.raises(SerializationError, match=r"argument 'x' \(of type Broken\) .* RuntimeError: my reduce is broken"):
+    with pytest.raises(SerializationError, match=r"argument 'x' \(of type Broken\) .* RuntimeError: my reduce"):
         serialize.dumps_call("f", (), {"x": Broken()})
 
 

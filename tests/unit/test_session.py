@@ -311,9 +311,9 @@ def test_a_shutdown_that_fails_stops_no_other(config, caplog):
 
     last = Broken("last")
     last.start = lambda context: None
-    with caplog.at_level(logging.ERROR, "flowcore"):
-        with flowcore.load(config(executors=[last, Clinging(label="clinging")])):
-            pass
+    run = config(executors=[last, Clinging(label="clinging")])
+    with caplog.at_level(logging.ERROR, "flowcore"), flowcore.load(run):
+        pass
     assert last.shut_down == 1
     assert "shutting executor clinging down failed" in caplog.text
 
@@ -543,11 +543,52 @@ def test_an_attempt_that_an_executor_refuses_ends_too(config):
     assert [(e.ended_at is None, e.error is None) for e in recorder.attempts] == [(True, True), (False, False)]
 
 
+LOSES_EVENTS = "EventFeed appends to a list that its thread has just swapped and delivered (kernel/feed.py)"
+
+
+@pytest.mark.xfail(strict=True, reason=LOSES_EVENTS)
+def test_an_event_that_comes_up_during_a_delivery_is_not_lost(monkeypatch, tmp_path):
+    from flowcore.kernel import feed
+    from flowcore.kernel.task import AppInfo, Task, TaskSpec
+    from flowcore.plugins.api import RunInfo
+    from flowcore.plugins.hooks import HookManager
+
+    delivered = threading.Event()
+
+    class Told(Recorder):
+        @hookimpl
+        def flowcore_task_events(self, run, events):
+            self.tasks += list(events)
+            delivered.set()
+
+    recorder = Told()
+    events = feed.EventFeed(HookManager([("told", recorder)]), RunInfo("id", tmp_path, "", "", 0.0))
+    info = AppInfo("f", "python", identity.__wrapped__, identity.__wrapped__)
+    first, second = (Task(n, TaskSpec(info, info.func, (), {}), None, info.func, (), {}, False) for n in range(2))
+    made = feed.TaskEvent
+
+    def slow(*args):
+        if args[0] == 0:
+            # While this event is being made, another thread's is delivered.
+            events.task_changed(second, States.pending, 0.0, None)
+            assert delivered.wait(WAIT_S)
+        return made(*args)
+
+    monkeypatch.setattr(feed, "TaskEvent", slow)
+    events.start()
+    try:
+        events.task_changed(first, States.pending, 0.0, None)
+    finally:
+        events.close()
+    assert {e.task_id for e in recorder.tasks} == {0, 1}
+
+
 def legal(states):
     path = [States.unsched, *(States[name] for name in states)]
     return all(after in TRANSITIONS[before] for before, after in zip(path, path[1:], strict=False))
 
 
+@pytest.mark.xfail(strict=False, reason=LOSES_EVENTS)
 def test_events_of_each_task_come_in_order_and_none_is_lost(config):
     # Short turns of the interpreter, so that threads cut in everywhere.
     recorder = Recorder()
@@ -601,9 +642,8 @@ def test_a_hook_that_raises_breaks_no_run(config, caplog):
             raise RuntimeError("hook")
 
     recorder = Recorder()
-    with caplog.at_level(logging.ERROR, "flowcore"):
-        with flowcore.load(config(hooks=[Raising(), recorder])):
-            assert identity(1).result(timeout=WAIT_S) == 1
+    with caplog.at_level(logging.ERROR, "flowcore"), flowcore.load(config(hooks=[Raising(), recorder])):
+        assert identity(1).result(timeout=WAIT_S) == 1
     assert "Raising" in caplog.text
     assert recorder.states() == {0: ["pending", "launched", "exec_done"]}
 

@@ -86,7 +86,7 @@ def test_what_mypy_sees(tmp_path):
     program.write_text(PROGRAM)
     (tmp_path / "mypy.ini").write_text("[mypy]\nstrict = true\n")
     done = subprocess.run(
-        [sys.executable, "-m", "mypy", "--config-file", "mypy.ini", "--cache-dir", str(tmp_path / "cache"), "program.py"],
+        [sys.executable, "-m", "mypy", "--config-file", "mypy.ini", "--cache-dir", "cache", "program.py"],
         cwd=tmp_path,
         capture_output=True,
         text=True,

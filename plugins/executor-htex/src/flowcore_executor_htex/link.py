@@ -78,7 +78,17 @@ class Link:
 
     def send(self, header: bytes, payload: Sequence[Any]) -> None:
         """Queue a message, and write what can be written. A worker that is gone is noticed on reading."""
-        self._unsent.extend(memoryview(buffer) for buffer in pack(header, payload))
+        buffers = pack(header, payload)
+        if len(buffers) == 1 and not self._unsent:
+            # Nearly always: it goes out whole, at once.
+            try:
+                sent = self.socket.send(buffers[0])
+            except OSError:
+                sent = 0
+            if sent == len(buffers[0]):
+                return
+            buffers = [memoryview(buffers[0])[sent:]]
+        self._unsent.extend(memoryview(buffer) for buffer in buffers)
         self.flush()
 
     def flush(self) -> None:

@@ -161,8 +161,10 @@ class Pool:
             return []
         out: list[Assignment] = []
         depth = self.depth
-        # The emptiest first, so that a free worker is never passed over.
-        open_slots = sorted((s for s in self.slots if len(s.given) < depth), key=lambda s: len(s.given))
+        open_slots = [slot for slot in self.slots if len(slot.given) < depth]
+        if depth > 1:
+            # The emptiest first, so that a free worker is never passed over.
+            open_slots.sort(key=lambda slot: len(slot.given))
         for position, slot in enumerate(open_slots):
             if not queue:
                 break
