@@ -43,7 +43,8 @@ class File:
         if not isinstance(url, str | os.PathLike):
             raise TypeError(f"File() takes a URL or a path, got {url!r} of type {type(url).__name__}")
         self.url: str = os.fspath(url)
-        parsed = urlparse(self.url)
+        # A path object is a path whatever it holds, also a colon.
+        parsed = urlparse(self.url if isinstance(url, str) else "")
         self.scheme: str = parsed.scheme or "file"
         self.netloc: str = parsed.netloc
         # A path may hold '?' and '#': only a real URL has a query and a fragment.
@@ -54,7 +55,11 @@ class File:
 
     def cleancopy(self) -> File:
         """Return a new File of the same URL without a local path."""
-        return File(self.url)
+        copy = File.__new__(File)
+        for name in self.__slots__:
+            setattr(copy, name, getattr(self, name))
+        copy.local_path = None
+        return copy
 
     @property
     def filepath(self) -> str:

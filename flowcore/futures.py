@@ -55,12 +55,16 @@ class KernelFuture(Future[R], Generic[R]):
         self._made_waiters: list[Any] | None = None
         self._made_callbacks: list[Callable[[Future[R]], object]] | None = None
 
+    # What is made on demand is made before the lock is taken: an allocation may run a user's finalizer.
+
     @property
     def _condition(self) -> threading.Condition:  # type: ignore[override]
-        with _settling:
-            if self._made_condition is None:
-                self._made_condition = threading.Condition()
-            return self._made_condition
+        if self._made_condition is None:
+            condition = threading.Condition()
+            with _settling:
+                if self._made_condition is None:
+                    self._made_condition = condition
+        return self._made_condition
 
     @property
     def _waiters(self) -> list[Any]:  # type: ignore[override]
@@ -100,9 +104,13 @@ class KernelFuture(Future[R], Generic[R]):
 
     def add_done_callback(self, fn: Callable[[Future[R]], object]) -> None:
         """Call ``fn(future)`` when the task is over, or now if it is. What it raises is logged."""
+        first = [fn]
         with _settling:
             if self._state == _PENDING:
-                self._done_callbacks.append(fn)
+                if self._made_callbacks is None:
+                    self._made_callbacks = first
+                else:
+                    self._made_callbacks.append(fn)
                 return
         self._call(fn)
 

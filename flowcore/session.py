@@ -332,8 +332,9 @@ class DataFlowKernel:
             ExecutorContext(self.run_id, self.run_dir, self.kernel.report, self.kernel.attempts_running, pool)
         )
         if pool is not None:
-            pool.start()
+            # Known to the scaler first, which cancels all blocks of its pools whatever happens.
             self._scaler.add(pool)
+            pool.start()
         self.hooks.call("flowcore_executor_started", run=self.run, label=executor.label, executor=executor)
 
     def _hints(self, error: BaseException, app_name: str, executor: str | None) -> list[str]:

@@ -6,7 +6,6 @@ import itertools
 import os
 import signal
 import subprocess
-import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -62,7 +61,7 @@ class LocalProvider(Provider):
         min_blocks: blocks to keep.
         max_blocks: blocks to have at most.
         worker_init: shell lines to run before the workers, for example to activate an environment.
-        cmd_timeout: seconds for a command to start.
+        cmd_timeout: accepted as in the reference; a process starts at once.
         parallelism: task slots to provide per active task, 0 to 1.
         move_files: accepted as in the reference; on one host there is nothing to move.
     """
@@ -88,7 +87,6 @@ class LocalProvider(Provider):
             )
         self._context: ProviderContext | None = None
         self._jobs: dict[str, _Job] = {}
-        self._submitting = threading.Lock()
 
     @property
     def label(self) -> str:

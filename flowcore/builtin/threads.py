@@ -105,10 +105,11 @@ class ThreadPoolExecutor(Executor):
             try:
                 value = attempt.func(*attempt.args, **attempt.kwargs)
             except BaseException as error:  # noqa: BLE001 - the task's own, also SystemExit
+                value = None
                 result = AttemptResult(*key, None, error)
             else:
                 result = AttemptResult(*key, value)
             self._running -= 1
             del attempt
             report((result,))
-            del result
+            del result, value

@@ -1,13 +1,14 @@
 """Delivers task and attempt events to hooks: in batches, in order, from a thread of its own.
 
-Rule of this module: the kernel's hot path only appends to a list, and only while somebody listens.
+Rule of this module: the kernel's hot path only appends to a queue, and only while somebody listens.
 """
 
 from __future__ import annotations
 
 import threading
+from collections import deque
 
-from flowcore.kernel.states import States
+from flowcore.kernel.machine import Announce
 from flowcore.kernel.task import Task
 from flowcore.plugins.hooks import HookManager
 from flowcore.plugins.hookspecs import AttemptEvent, RunInfo, TaskEvent
@@ -27,8 +28,9 @@ class EventFeed:
     def __init__(self, hooks: HookManager, run: RunInfo) -> None:
         self._hooks = hooks
         self._run = run
-        self._tasks: list[TaskEvent] = []
-        self._attempts: list[AttemptEvent] = []
+        # Appended to by any thread, emptied by one.
+        self._tasks: deque[TaskEvent] = deque()
+        self._attempts: deque[AttemptEvent] = deque()
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -46,24 +48,26 @@ class EventFeed:
             self._thread = threading.Thread(target=self._deliver, name="flowcore-events", daemon=True)
             self._thread.start()
 
-    def task_changed(self, task: Task, state: States, at: float, error: BaseException | None) -> None:
+    def task_changed(self, change: Announce) -> None:
         """Queue a change of state. Called by the kernel's shell."""
-        spec = task.spec
-        if self.wants_tasks:
-            self._tasks.append(
-                TaskEvent(
-                    task.id,
-                    spec.app.name,
-                    spec.app.kind,
-                    state.name,
-                    at,
-                    task.try_id,
-                    task.executor,
-                    task.memo_key,
-                    task.depends,
-                    error,
-                )
+        if not self.wants_tasks:
+            return
+        task = change.task
+        app = task.spec.app
+        self._tasks.append(
+            TaskEvent(
+                task_id=task.id,
+                app_name=app.name,
+                app_kind=app.kind,
+                state=change.state.name,
+                at=change.at,
+                try_id=change.try_id,
+                executor=change.executor,
+                memo_key=task.memo_key,
+                depends=task.depends,
+                error=change.error,
             )
+        )
         self._wake.set()
 
     def attempt(
@@ -90,9 +94,8 @@ class EventFeed:
         while True:
             self._wake.wait()
             self._wake.clear()
-            # Swapped, not copied: the kernel goes on appending to the new lists.
-            tasks, self._tasks = self._tasks, []
-            attempts, self._attempts = self._attempts, []
+            tasks = [self._tasks.popleft() for _ in range(len(self._tasks))]
+            attempts = [self._attempts.popleft() for _ in range(len(self._attempts))]
             if tasks:
                 self._hooks.call("flowcore_task_events", run=self._run, events=tasks)
             if attempts:

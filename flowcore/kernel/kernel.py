@@ -105,7 +105,8 @@ class Kernel:
         self._feed = feed if feed is not None and feed.active else None
         self._hints = hints
         self._ids = itertools.count()
-        self._lock = threading.Lock()
+        # Reentrant: a signal handler of the user may ask for counts while this thread is in the machine.
+        self._lock = threading.RLock()
         self._thread = _ThreadState()
         self._closed = False
         self._machine = machine.Machine(
@@ -161,8 +162,10 @@ class Kernel:
         if "stdout" in spec.kwargs or "stderr" in spec.kwargs:
             self._name_logs(task)
         if spec.outputs:
-            task.needs_preparing = True
+            task.needs_preparing = needs_preparing = True
             future._outputs = [DataFuture(future, file, task_id) for file in spec.outputs]
+        if not needs_preparing:
+            task.executor = self._choose(app)
         self._post(machine.Submitted(task, () if found is None else found.futures, time.time()))
         return future
 
@@ -291,8 +294,7 @@ class Kernel:
     def _submit(self, action: machine.Submit) -> None:
         task = action.task
         label = task.executor
-        if label is None:
-            label = task.executor = self._choose(task.spec.app)
+        assert label is not None
         spec = task.spec
         attempt = Attempt(
             task.id, task.try_id, spec.app.name, task.func, task.args, task.kwargs, spec.resource_specification
@@ -445,6 +447,9 @@ class Kernel:
                 self._remember(task.memo_key, value)
         if error is not None and task.state is States.failed and not task.cancelled:
             self._note_attempts(task, error)
+        if self._feed is not None and task.try_time_returned < task.try_time_launched:
+            # Cancelled or abandoned: its executor will not report it.
+            self._feed.attempt(task, time.time(), None, error)
         future = task.future
         callbacks = self._thread.callbacks
         future._final_status = task.state.name
@@ -452,7 +457,7 @@ class Kernel:
             callbacks.append(future)
         if future._outputs:
             for output in future._outputs:
-                if output.settle(None if error else output.file_obj, error, task.cancelled):
+                if output.settle(None if error is not None else output.file_obj, error, task.cancelled):
                     callbacks.append(output)
         # The record may live on (in a closure, with keep_finished); what it was called with need not.
         task.args, task.kwargs, task.value, task.joins = (), {}, None, None
@@ -470,7 +475,7 @@ class Kernel:
         others: list[machine.Action] = []
         for action in actions:
             if type(action) is machine.Announce:
-                self._feed.task_changed(action.task, action.state, action.at, action.error)
+                self._feed.task_changed(action)
             else:
                 others.append(action)
         return others

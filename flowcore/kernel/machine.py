@@ -232,6 +232,8 @@ class Announce:
     task: Task
     state: States
     at: float
+    try_id: int
+    executor: str | None
     error: BaseException | None
 
 
@@ -332,7 +334,7 @@ class Machine:
         task.state = state
         self._history.append((task.id, event, state))
         if self.announce:
-            actions.append(Announce(task, state, at, error))
+            actions.append(Announce(task, state, at, task.try_id, task.executor, error))
 
     def _wait_for(self, task: Task, futures: Sequence[Future[Any]], actions: list[Action]) -> None:
         waiting = 0

@@ -175,7 +175,7 @@ class FutureExecutor(Executor):
                 result = AttemptResult(*key, error=CancelledError())
             else:
                 error = done.exception()
-                result = AttemptResult(*key, None if error else done.result(), error)
+                result = AttemptResult(*key, None if error is not None else done.result(), error)
             context.report([result])
 
         future.add_done_callback(report)

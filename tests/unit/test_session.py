@@ -543,12 +543,9 @@ def test_an_attempt_that_an_executor_refuses_ends_too(config):
     assert [(e.ended_at is None, e.error is None) for e in recorder.attempts] == [(True, True), (False, False)]
 
 
-LOSES_EVENTS = "EventFeed appends to a list that its thread has just swapped and delivered (kernel/feed.py)"
-
-
-@pytest.mark.xfail(strict=True, reason=LOSES_EVENTS)
 def test_an_event_that_comes_up_during_a_delivery_is_not_lost(monkeypatch, tmp_path):
     from flowcore.kernel import feed
+    from flowcore.kernel.machine import Announce
     from flowcore.kernel.task import AppInfo, Task, TaskSpec
     from flowcore.plugins.api import RunInfo
     from flowcore.plugins.hooks import HookManager
@@ -567,17 +564,17 @@ def test_an_event_that_comes_up_during_a_delivery_is_not_lost(monkeypatch, tmp_p
     first, second = (Task(n, TaskSpec(info, info.func, (), {}), None, info.func, (), {}, False) for n in range(2))
     made = feed.TaskEvent
 
-    def slow(*args):
-        if args[0] == 0:
+    def slow(**fields):
+        if fields["task_id"] == 0:
             # While this event is being made, another thread's is delivered.
-            events.task_changed(second, States.pending, 0.0, None)
+            events.task_changed(Announce(second, States.pending, 0.0, 0, None, None))
             assert delivered.wait(WAIT_S)
-        return made(*args)
+        return made(**fields)
 
     monkeypatch.setattr(feed, "TaskEvent", slow)
     events.start()
     try:
-        events.task_changed(first, States.pending, 0.0, None)
+        events.task_changed(Announce(first, States.pending, 0.0, 0, None, None))
     finally:
         events.close()
     assert {e.task_id for e in recorder.tasks} == {0, 1}
@@ -588,7 +585,6 @@ def legal(states):
     return all(after in TRANSITIONS[before] for before, after in zip(path, path[1:], strict=False))
 
 
-@pytest.mark.xfail(strict=False, reason=LOSES_EVENTS)
 def test_events_of_each_task_come_in_order_and_none_is_lost(config):
     # Short turns of the interpreter, so that threads cut in everywhere.
     recorder = Recorder()

@@ -18,7 +18,6 @@ import msgspec
 import zmq
 
 from flowcore.addresses import get_all_addresses
-from flowcore.builtin.local_provider import LocalProvider
 from flowcore.plugins.api import (
     Attempt,
     AttemptResult,
@@ -48,6 +47,13 @@ _FIND_PYTHON = (
     'for python in {candidates}; do "$python" -P -c "import flowcore_executor_htex" 2>/dev/null && break; done\n'
 )
 DEFAULT_LAUNCH_CMD = "exec {python} -P -m flowcore_executor_htex.manager {settings} --block-id {block_id}"
+
+
+def _local_provider() -> Provider:
+    from flowcore.providers import LocalProvider
+
+    provider: Provider = LocalProvider()
+    return provider
 
 
 def _check_range(instance: Any, attribute: attrs.Attribute[Any], value: tuple[int, int]) -> None:
@@ -97,7 +103,7 @@ class HighThroughputExecutor(BlockExecutor):
     """
 
     label: str = attrs.field(default="HighThroughputExecutor", validator=_check_label)
-    provider: Provider = attrs.field(factory=LocalProvider)
+    provider: Provider = attrs.field(factory=_local_provider)
     launch_cmd: str | None = None
     address: str | None = None
     worker_port_range: tuple[int, int] = attrs.field(default=(54000, 55000), validator=_check_range)
