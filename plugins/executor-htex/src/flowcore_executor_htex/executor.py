@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import select
 import shlex
+import socket
 import subprocess
 import sys
 import threading
@@ -35,7 +35,8 @@ from flowcore.plugins.api import (
 )
 from flowcore_executor_htex import protocol
 from flowcore_executor_htex import settings as settings_module
-from flowcore_executor_htex.settings import InterchangeSettings, ManagerSettings, Ports
+from flowcore_executor_htex.link import Link
+from flowcore_executor_htex.settings import InterchangeSettings, Listening, ManagerSettings
 from flowcore_executor_htex.submit import Connection, key_of
 
 #: Seconds that the interchange has to start, and to end by itself.
@@ -85,7 +86,7 @@ class HighThroughputExecutor(BlockExecutor):
             the loopback address for blocks of this host, else all addresses, of which each manager takes the first
             that it reaches.
         worker_port_range: (low, high): the interchange listens for managers on a port from low to high - 1.
-        interchange_port_range: likewise, for this process, on the loopback address.
+        interchange_port_range: accepted as in the reference; this process and its interchange need no port.
         storage_access: stagers for the tasks' files.
         working_dir: folder for staged files, where the workers are.
         worker_debug: write more to the managers' logs.
@@ -129,9 +130,7 @@ class HighThroughputExecutor(BlockExecutor):
                 f"heartbeat_threshold={self.heartbeat_threshold:g}): the threshold must be longer than the period"
             )
         self._context: ExecutorContext | None = None
-        self._zmq: zmq.Context[zmq.Socket[bytes]] | None = None
         self._process: subprocess.Popen[bytes] | None = None
-        self._process_fd: int | None = None
         self._connection: Connection | None = None
         self._broken: Exception | None = None
         self._stopping = False
@@ -152,7 +151,6 @@ class HighThroughputExecutor(BlockExecutor):
         settings = InterchangeSettings(
             worker_address=listen,
             worker_port_range=self.worker_port_range,
-            interchange_port_range=self.interchange_port_range,
             heartbeat_period=self.heartbeat_period,
             heartbeat_threshold=self.heartbeat_threshold,
             log_file=str(directory / "interchange.log"),
@@ -161,13 +159,13 @@ class HighThroughputExecutor(BlockExecutor):
             secret_key=keys.server_secret,
             client_public_key=keys.client_public,
         )
-        ports = self._start_interchange(settings, directory / "interchange.err")
+        link, port = self._start_interchange(settings, directory / "interchange.err")
         addresses = (listen,) if listen != "*" else (LOOPBACK, *get_all_addresses())
         settings_module.write(
             directory / "manager.json",
             ManagerSettings(
                 addresses=addresses,
-                port=ports.workers,
+                port=port,
                 cores_per_worker=self.cores_per_worker,
                 mem_per_worker=self.mem_per_worker,
                 max_workers_per_node=self.max_workers_per_node,
@@ -184,68 +182,51 @@ class HighThroughputExecutor(BlockExecutor):
                 secret_key=keys.client_secret,
             ),
         )
-        assert self._process is not None
-        self._process_fd = os.pidfd_open(self._process.pid)
-        self._zmq = zmq.Context()
-        self._connection = Connection(
-            self._zmq,
-            (ports.tasks, ports.results),
-            (keys.server_public, keys.client_public, keys.client_secret),
-            context.report,
-            self._take_managers,
-            self._interchange_ended,
-            self._process_fd,
-        )
+        self._connection = Connection(link, context.report, self._take_managers, self._interchange_ended)
 
-    def _start_interchange(self, settings: InterchangeSettings, stderr_path: Path) -> Ports:
-        with stderr_path.open("wb") as stderr:
+    def _start_interchange(self, settings: InterchangeSettings, stderr_path: Path) -> tuple[Link, int]:
+        ours, theirs = socket.socketpair()
+        with stderr_path.open("wb") as stderr, theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "flowcore_executor_htex.interchange"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
+                [sys.executable, "-P", "-m", "flowcore_executor_htex.interchange", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=stderr,
                 stderr=stderr,
                 # Ctrl-C in the terminal is for this process, which ends the others in order.
                 start_new_session=True,
             )
-        stdin, stdout = self._process.stdin, self._process.stdout
-        assert stdin is not None and stdout is not None
-        stdin.write(msgspec.json.encode(settings) + b"\n")
-        stdin.flush()
-        readable, _, _ = select.select([stdout], [], [], START_S)
-        line = stdout.readline() if readable else b""
-        stdout.close()
-        if not line:
+        link = Link(ours)
+        link.send(msgspec.json.encode(settings))
+        messages: list[list[bytes]] = []
+        alive = True
+        deadline = time.monotonic() + START_S
+        while alive and not messages and (left := deadline - time.monotonic()) > 0:
+            if select.select([ours], [], [], left)[0]:
+                messages, alive = link.receive()
+        if not messages:
+            link.close()
             said = stderr_path.read_text(errors="replace").strip() or f"nothing within {START_S:g} s"
             raise ExecutorError(self.label, f"its interchange did not start; it printed:\n{said}")
-        ports = msgspec.json.decode(line, type=Ports)
-        if ports.error:
-            raise ExecutorError(
-                self.label, f"{ports.error}. Choose another worker_port_range or interchange_port_range, or address"
-            )
-        return ports
+        answer = msgspec.json.decode(messages[0][0], type=Listening)
+        if answer.error:
+            link.close()
+            raise ExecutorError(self.label, f"{answer.error}. Choose another worker_port_range, or address")
+        return link, answer.port
 
     def shutdown(self) -> None:
         """End the interchange, and through it all managers; see the contract."""
         self._stopping = True
         if self._connection is not None:
             self._connection.send(protocol.Stop())
-        process = self._process
-        if process is not None:
-            if process.stdin is not None:
-                # An interchange that never got a connection ends by this.
-                process.stdin.close()
-            try:
-                process.wait(STOP_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-        if self._connection is not None:
+            # An interchange that is too busy to read ends by its link, too.
             self._connection.close()
-        if self._zmq is not None:
-            self._zmq.destroy(linger=0)
-        if self._process_fd is not None:
-            os.close(self._process_fd)
-            self._process_fd = None
+        if self._process is not None:
+            try:
+                self._process.wait(STOP_S)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
         if self._context is not None:
             # It holds the run's keys.
             (self._directory / "manager.json").unlink(missing_ok=True)

@@ -1,7 +1,7 @@
 """The interchange: the hub process between the executor and all managers.
 
-It is started by the executor, told its settings through its standard input (which stays open: when it ends, the
-executor is gone), and answers with its ports on its standard output. It never unpickles anything.
+It is started by the executor with one end of a socket pair: on it come the settings, then attempts; on it go the port
+for managers, then results. When the other end closes, the executor is gone. It never unpickles anything.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ from __future__ import annotations
 import errno
 import logging
 import random
+import socket
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any, BinaryIO
+from typing import Any
 
 import msgspec
 import zmq
@@ -20,7 +21,8 @@ import zmq
 from flowcore.plugins.api import BadMessage
 from flowcore_executor_htex import protocol, security, wire
 from flowcore_executor_htex.dispatch import Dispatcher, Output
-from flowcore_executor_htex.settings import InterchangeSettings, Ports
+from flowcore_executor_htex.link import Inbox, Link
+from flowcore_executor_htex.settings import InterchangeSettings, Listening
 
 logger = logging.getLogger("flowcore_executor_htex.interchange")
 
@@ -35,7 +37,7 @@ REST_S = 0.0003
 Socket = zmq.Socket[bytes]
 
 
-def bind(socket: Socket, address: str, ports: tuple[int, int], what: str) -> int:
+def bind(hub: Socket, address: str, ports: tuple[int, int], what: str) -> int:
     """Bind a socket to a free port of a range, trying them in random order; return the port.
 
     Raises:
@@ -45,7 +47,7 @@ def bind(socket: Socket, address: str, ports: tuple[int, int], what: str) -> int
     problem: zmq.ZMQError | None = None
     for port in random.sample(range(low, high), high - low):
         try:
-            socket.bind(f"tcp://{address}:{port}")
+            hub.bind(f"tcp://{address}:{port}")
         except zmq.ZMQError as error:
             problem = error
             if error.errno not in (errno.EADDRINUSE, errno.EACCES):
@@ -60,48 +62,40 @@ class Interchange:
 
     Args:
         settings: as the executor sent them.
+        executor: the link to it.
 
     Raises:
-        OSError: a socket cannot be bound.
+        OSError: the socket cannot be bound.
     """
 
-    def __init__(self, settings: InterchangeSettings) -> None:
+    def __init__(self, settings: InterchangeSettings, executor: Link) -> None:
+        self._executor = executor
         self._context: zmq.Context[Socket] = zmq.Context(io_threads=1)
         self._dispatcher = Dispatcher(settings.heartbeat_threshold)
         self._gate: security.Gate | None = None
         if settings.secret_key:
             self._gate = security.Gate(self._context, settings.client_public_key)
-        self._tasks = self._socket(zmq.PULL, settings)
-        self._results = self._socket(zmq.PUSH, settings)
-        self._managers = self._socket(zmq.ROUTER, settings)
+        self._managers = self._context.socket(zmq.ROUTER)
+        self._managers.set_hwm(0)
+        self._managers.linger = 1000
+        self._managers.tcp_keepalive = 1
         # An unknown identity raises instead of losing the message silently.
         self._managers.router_mandatory = True
-        local = "127.0.0.1"
-        self.ports = Ports(
-            bind(self._tasks, local, settings.interchange_port_range, "the executor"),
-            bind(self._results, local, settings.interchange_port_range, "the executor"),
-            bind(self._managers, settings.worker_address, settings.worker_port_range, "workers"),
-        )
+        security.be_server(self._managers, settings.secret_key)
+        self.port = bind(self._managers, settings.worker_address, settings.worker_port_range, "workers")
         self._stopping = False
         self._moved = 0
         self._heard = False
 
-    def _socket(self, kind: int, settings: InterchangeSettings) -> Socket:
-        socket = self._context.socket(kind)
-        socket.set_hwm(0)
-        socket.linger = 1000
-        socket.tcp_keepalive = 1
-        security.be_server(socket, settings.secret_key)
-        return socket
-
-    def run(self, parent: BinaryIO) -> None:
-        """Serve until the executor says stop, or closes ``parent``."""
+    def run(self) -> None:
+        """Serve until the executor says stop, or is gone."""
         poller = zmq.Poller()
-        for socket in (self._tasks, self._managers):
-            poller.register(socket, zmq.POLLIN)
+        executor = self._executor.socket
+        poller.register(executor, wire.POLLIN)
+        poller.register(self._managers, wire.POLLIN)
         if self._gate is not None:
-            poller.register(self._gate.socket, zmq.POLLIN)
-        poller.register(parent.fileno(), zmq.POLLIN)
+            poller.register(self._gate.socket, wire.POLLIN)
+        writing = False
         next_tick = time.monotonic() + TICK_S
         while not self._stopping:
             now = time.monotonic()
@@ -109,14 +103,17 @@ class Interchange:
                 next_tick = now + TICK_S
                 self._send(self._dispatcher.tick(now))
                 self._report(self._heard)
+            if writing is not self._executor.has_unsent:
+                writing = not writing
+                poller.modify(executor, wire.POLLIN | wire.POLLOUT if writing else wire.POLLIN)
             ready = dict(poller.poll(max(0, int((next_tick - now) * 1000)) + 1))
-            if parent.fileno() in ready:
-                logger.info("the executor is gone")
-                break
             if self._gate is not None and self._gate.socket in ready:
                 self._gate.answer()
             self._moved = 0
-            if self._tasks in ready:
+            happened = ready.get(executor.fileno(), 0)
+            if happened & wire.POLLOUT:
+                self._executor.flush()
+            if happened & ~wire.POLLOUT:
                 self._from_executor()
             if self._managers in ready:
                 self._from_managers()
@@ -127,8 +124,8 @@ class Interchange:
         self._close()
 
     def _from_executor(self) -> None:
-        for _ in range(ROUND):
-            header, payload = wire.receive(self._tasks)
+        messages, alive = self._executor.receive()
+        for header, *payload in messages:
             message = protocol.decode(header)
             if isinstance(message, protocol.Stop):
                 self._stopping = True
@@ -137,8 +134,9 @@ class Interchange:
                 self._moved += len(message.tasks)
             self._send(self._dispatcher.from_executor(message, payload))
             self._heard = True
-            if not wire.waiting(self._tasks):
-                return
+        if not alive:
+            logger.info("the executor is gone")
+            self._stopping = True
 
     def _from_managers(self) -> None:
         for _ in range(ROUND):
@@ -167,7 +165,8 @@ class Interchange:
     def _send(self, outputs: list[Output]) -> None:
         for identity, frames in outputs:
             if identity is None:
-                wire.send(self._results, frames)
+                header, *payload = frames
+                self._executor.send(header, [f.buffer if isinstance(f, zmq.Frame) else f for f in payload])
                 continue
             try:
                 wire.send(self._managers, [identity, *frames])
@@ -183,8 +182,7 @@ class Interchange:
     def _close(self) -> None:
         stop = protocol.encode(protocol.Stop("the run has ended"))
         self._send([(identity, stop) for identity in self._dispatcher.managers])
-        for socket in (self._tasks, self._results, self._managers):
-            socket.close()
+        self._managers.close()
         if self._gate is not None:
             self._gate.socket.close()
         self._context.term()
@@ -195,25 +193,30 @@ def _names(greeting: protocol.Hello) -> tuple[Any, ...]:
 
 
 def main() -> int:
-    """Run the process."""
-    stdin, stdout = sys.stdin.buffer, sys.stdout.buffer
-    settings = msgspec.json.decode(stdin.readline(), type=InterchangeSettings)
+    """Run the process; its argument is the file descriptor of the socket."""
+    sock = socket.socket(fileno=int(sys.argv[1]))
+    inbox = Inbox(sock)
+    messages = inbox.read()
+    while messages == []:
+        messages = inbox.read()
+    if messages is None:
+        return 1  # the executor is gone
+    settings = msgspec.json.decode(messages[0][0], type=InterchangeSettings)
     logging.basicConfig(
         filename=settings.log_file,
         level=logging.DEBUG if settings.debug else logging.INFO,
         format="%(asctime)s %(levelname)s %(message)s",
     )
+    executor = Link(sock)
     try:
-        interchange = Interchange(settings)
+        interchange = Interchange(settings, executor)
     except OSError as error:
-        stdout.write(msgspec.json.encode(Ports(error=str(error))) + b"\n")
-        stdout.flush()
+        executor.send(msgspec.json.encode(Listening(error=str(error))))
         return 1
-    stdout.write(msgspec.json.encode(interchange.ports) + b"\n")
-    stdout.flush()
-    logger.info("listening: %s", interchange.ports)
+    executor.send(msgspec.json.encode(Listening(interchange.port)))
+    logger.info("listening on port %d", interchange.port)
     try:
-        interchange.run(stdin)
+        interchange.run()
     except Exception:
         logger.exception("the interchange failed")
         raise

@@ -120,7 +120,7 @@ class WorkerProcess:
             )
         self.link = Link(ours)
         #: What the manager's poller looks for.
-        self.watched = int(zmq.POLLIN)
+        self.watched = wire.POLLIN
         where = f"block {block_id}, host {socket.gethostname()}, worker {rank}"
         self.link.send(msgspec.msgpack.encode(Setup(where, list(settings.sys_path))), [])
 
@@ -167,7 +167,7 @@ class Manager:
         greeting = protocol.hello(self._id, block_id, socket.gethostname(), slots)
         wire.send(self._hub, protocol.encode(greeting))
         self._poller = zmq.Poller()
-        self._poller.register(self._hub, zmq.POLLIN)
+        self._poller.register(self._hub, wire.POLLIN)
         self._workers: list[WorkerProcess] = []
         self._by_fd: dict[int, WorkerProcess] = {}
         self._failed_starts = 0
@@ -284,7 +284,7 @@ class Manager:
                 self._watch(worker)
 
     def _watch(self, worker: WorkerProcess) -> None:
-        flags = zmq.POLLIN | zmq.POLLOUT if worker.link.has_unsent else zmq.POLLIN
+        flags = wire.POLLIN | wire.POLLOUT if worker.link.has_unsent else wire.POLLIN
         if flags != worker.watched:
             worker.watched = flags
             self._poller.modify(worker.link.socket, flags)
@@ -292,7 +292,7 @@ class Manager:
     def _start_worker(self, rank: int) -> WorkerProcess:
         worker = WorkerProcess(rank, len(self._pool.slots), self._id, self._block_id, self._settings)
         self._by_fd[worker.link.socket.fileno()] = worker
-        self._poller.register(worker.link.socket, zmq.POLLIN)
+        self._poller.register(worker.link.socket, wire.POLLIN)
         return worker
 
     def _replace(self, worker: WorkerProcess) -> protocol.ResultItem | None:

@@ -16,7 +16,6 @@ class InterchangeSettings(msgspec.Struct, frozen=True):
 
     worker_address: str
     worker_port_range: tuple[int, int]
-    interchange_port_range: tuple[int, int]
     heartbeat_period: float
     heartbeat_threshold: float
     log_file: str
@@ -26,12 +25,10 @@ class InterchangeSettings(msgspec.Struct, frozen=True):
     client_public_key: str = ""
 
 
-class Ports(msgspec.Struct, frozen=True):
-    """What the interchange answers: the ports it bound, or what went wrong."""
+class Listening(msgspec.Struct, frozen=True):
+    """What the interchange answers: the port that it bound for managers, or what went wrong."""
 
-    tasks: int = 0
-    results: int = 0
-    workers: int = 0
+    port: int = 0
     error: str = ""
 
 

@@ -2,20 +2,21 @@
 
 Rules of this module. Attempts leave in batches: one that comes while little else is on its way leaves at once, on the
 thread that submits it; those that results set free leave together, when the results have been taken in; while many
-come, they leave when there are ``BATCH`` of them, or ``LINGER_S`` after the first. The sending socket is used under a
-lock, the receiving one by one thread.
+come, they leave when there are ``BATCH`` of them, or ``LINGER_S`` after the first. Sending is under a lock, receiving
+is one thread's. The interchange is this process's child: a socket pair needs no port, no key and no further thread.
 """
 
 from __future__ import annotations
 
 import logging
+import os
+import select
 import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
-import zmq
 
 from flowcore import serialize
 from flowcore.plugins.api import (
@@ -26,8 +27,9 @@ from flowcore.plugins.api import (
     ManagerLost,
     WorkerLost,
 )
-from flowcore_executor_htex import protocol, security, wire
+from flowcore_executor_htex import protocol
 from flowcore_executor_htex.functions import FunctionCache
+from flowcore_executor_htex.link import Link
 from flowcore_executor_htex.protocol import ResultItem, TaskItem
 from flowcore_executor_htex.worker import NONE
 
@@ -50,40 +52,28 @@ def key_of(task_id: int, try_id: int) -> int:
 
 
 class Connection:
-    """Two sockets to an interchange on this host.
+    """The link to an interchange on this host.
 
     Args:
-        context: of the sockets.
-        ports: of the interchange.
-        keys: the server's public key, and the client's public and secret ones; empty for no encryption.
+        link: to the interchange, which is ready.
         report: takes results.
         on_managers: takes the interchange's reports on its managers.
-        on_end: called once, from the receiving thread, when the interchange's process ends.
-        process_fd: a descriptor that is readable when that process has ended.
+        on_end: called once, from the receiving thread, when the interchange's process has ended.
     """
 
     def __init__(
         self,
-        context: zmq.Context[zmq.Socket[bytes]],
-        ports: tuple[int, int],
-        keys: tuple[str, str, str],
+        link: Link,
         report: Callable[[Sequence[AttemptResult]], None],
         on_managers: Callable[[protocol.Managers], None],
         on_end: Callable[[], None],
-        process_fd: int,
     ) -> None:
+        self._link = link
         self._report = report
         self._on_managers = on_managers
         self._on_end = on_end
-        self._process_fd = process_fd
-        self._out = self._connect(context, zmq.PUSH, ports[0], keys)
-        self._in = self._connect(context, zmq.PULL, ports[1], keys)
-        # Wakes the receiving thread to end it.
-        self._bell_in = context.socket(zmq.PAIR)
-        self._bell_out = context.socket(zmq.PAIR)
-        address = f"inproc://flowcore-bell-{id(self)}"
-        self._bell_in.bind(address)
-        self._bell_out.connect(address)
+        #: Wakes the receiving thread: to end it, or since something waits to be written.
+        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._lock = threading.Lock()
         self._functions = FunctionCache()
         #: The function of each attempt that is not reported, by key.
@@ -102,17 +92,6 @@ class Connection:
         ]
         for thread in self._threads:
             thread.start()
-
-    @staticmethod
-    def _connect(
-        context: zmq.Context[zmq.Socket[bytes]], kind: int, port: int, keys: tuple[str, str, str]
-    ) -> zmq.Socket[bytes]:
-        socket = context.socket(kind)
-        socket.set_hwm(0)
-        socket.linger = 1000
-        security.be_client(socket, *keys)
-        socket.connect(f"tcp://127.0.0.1:{port}")
-        return socket
 
     def submit(self, attempt: Attempt) -> None:
         """Send an attempt, now or with others soon. From any thread.
@@ -160,7 +139,7 @@ class Connection:
                 return False
             self._functions.release(digest)
             self._flush()
-            wire.send(self._out, protocol.encode(protocol.Cancel([key])))
+            self._write(protocol.encode_header(protocol.Cancel([key])))
             return True
 
     def send(self, message: protocol.Message) -> None:
@@ -168,7 +147,7 @@ class Connection:
         with self._lock:
             if not self._closed:
                 self._flush()
-                wire.send(self._out, protocol.encode(message))
+                self._write(protocol.encode_header(message))
 
     def take_outstanding(self) -> list[tuple[int, int]]:
         """Forget all attempts; return their (task_id, try_id). What still comes for them is dropped."""
@@ -178,18 +157,18 @@ class Connection:
         return [(key >> _TRY_BITS, key & (1 << _TRY_BITS) - 1) for key in taken]
 
     def close(self) -> None:
-        """Close the sockets and end the threads."""
+        """Close the link and end the threads."""
         with self._lock:
             if self._closed:
                 return
             self._closed = True
         self._wake.set()
-        self._bell_out.send(b"")
+        os.eventfd_write(self._bell, 1)
         for thread in self._threads:
             if thread is not threading.current_thread():
                 thread.join()
-        for socket in (self._out, self._in, self._bell_in, self._bell_out):
-            socket.close()
+        self._link.close()
+        os.close(self._bell)
 
     # --- out
 
@@ -198,10 +177,19 @@ class Connection:
         if not self._items:
             return
         self._flushed_at = time.perf_counter()
-        frames = protocol.encode(protocol.Tasks(self._items, self._new_functions), self._frames)
+        header = protocol.encode_header(protocol.Tasks(self._items, self._new_functions))
+        frames = self._frames
         self._items, self._frames, self._new_functions = [], [], {}
-        # Large buffers are not copied: libzmq reads them from the arguments themselves.
-        wire.send(self._out, frames)
+        self._write(header, frames)
+
+    def _write(self, header: bytes, frames: Sequence[Any] = ()) -> None:
+        # With the lock held.
+        if self._closed:
+            return
+        waited = self._link.has_unsent
+        self._link.send(header, frames)
+        if self._link.has_unsent and not waited:
+            os.eventfd_write(self._bell, 1)
 
     def _send_late(self) -> None:
         while not self._closed:
@@ -222,25 +210,33 @@ class Connection:
 
     def _receive(self) -> None:
         self._receiver = threading.get_ident()
-        poller = zmq.Poller()
-        poller.register(self._in, zmq.POLLIN)
-        poller.register(self._bell_in, zmq.POLLIN)
-        poller.register(self._process_fd, zmq.POLLIN)
-        while True:
-            ready = dict(poller.poll())
-            if self._in in ready:
-                self._take_messages()
-            if self._bell_in in ready:
-                return
-            if self._process_fd in ready:
-                self._take_messages()
-                self._on_end()
-                return
+        poll = select.poll()
+        stream = self._link.socket.fileno()
+        poll.register(stream, select.POLLIN)
+        poll.register(self._bell, select.POLLIN)
+        writing = False
+        alive = True
+        while alive:
+            ready = dict(poll.poll())
+            if self._bell in ready:
+                os.eventfd_read(self._bell)
+                if self._closed:
+                    return
+            happened = ready.get(stream, 0)
+            if happened & ~select.POLLOUT:
+                messages, alive = self._link.receive()
+                self._take_messages(messages)
+            with self._lock:
+                if happened & select.POLLOUT:
+                    self._link.flush()
+                if writing is not self._link.has_unsent:
+                    writing = not writing
+                    poll.modify(stream, select.POLLIN | select.POLLOUT if writing else select.POLLIN)
+        self._on_end()
 
-    def _take_messages(self) -> None:
+    def _take_messages(self, messages: Sequence[list[bytes]]) -> None:
         results: list[AttemptResult] = []
-        while wire.waiting(self._in):
-            header, payload = wire.receive(self._in)
+        for header, *payload in messages:
             try:
                 message = protocol.decode(header)
             except BadMessage as error:
@@ -250,14 +246,11 @@ class Connection:
                 self._take_results(message.results, payload, results)
             elif isinstance(message, protocol.Managers):
                 self._on_managers(message)
-            if len(results) > 4 * BATCH:
-                break
         if results:
             self._report(results)
             with self._lock:
-                if not self._closed:
-                    self._flush()
-            self._forget()
+                self._flush()
+                self._forget()
 
     def _take_results(self, items: Sequence[ResultItem], payload: Sequence[Any], results: list[AttemptResult]) -> None:
         position = 0
@@ -266,7 +259,7 @@ class Connection:
             for item in items:
                 frames: Sequence[Any] = ()
                 if item.frames:
-                    frames = [frame.buffer for frame in payload[position : position + item.frames]]
+                    frames = payload[position : position + item.frames]
                     position += item.frames
                 key = item.key
                 digest = pop(key, None)
@@ -284,11 +277,10 @@ class Connection:
                 results.append(result)
 
     def _forget(self) -> None:
-        with self._lock:
-            forgotten = self._functions.take_forgotten()
-            if forgotten and not self._closed:
-                self._flush()
-                wire.send(self._out, protocol.encode(protocol.Forget(forgotten)))
+        # With the lock held.
+        forgotten = self._functions.take_forgotten()
+        if forgotten:
+            self._write(protocol.encode_header(protocol.Forget(forgotten)))
 
 
 def _set_value(result: AttemptResult, body: bytes, frames: Sequence[Any]) -> None:

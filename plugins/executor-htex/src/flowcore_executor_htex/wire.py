@@ -11,32 +11,43 @@ from typing import Any
 import zmq
 
 Socket = zmq.Socket[bytes]
+#: Frames from this size on are not copied.
+LARGE = 65536
+
+# Plain numbers: an operation on pyzmq's flags, and its attributes for options, run a page of Python each.
+POLLIN = int(zmq.POLLIN)
+POLLOUT = int(zmq.POLLOUT)
+_EVENTS = int(zmq.EVENTS)
+_RCVMORE = int(zmq.RCVMORE)
+_NOBLOCK = int(zmq.NOBLOCK)
+_SNDMORE = int(zmq.SNDMORE)
 
 
 def waiting(socket: Socket) -> bool:
     """Return whether a message can be received now. Cheaper than the exception of a receive that finds none."""
-    return bool(int(socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
+    events: int = socket.getsockopt(_EVENTS)  # type: ignore[assignment]
+    return bool(events & POLLIN)
 
 
 def receive(socket: Socket) -> tuple[bytes, list[zmq.Frame]]:
     """Receive a message that is there: its header and its payload frames."""
-    header = socket.recv(zmq.NOBLOCK)
+    header = socket.recv(_NOBLOCK)
     return header, _rest(socket)
 
 
 def receive_from(socket: Socket) -> tuple[bytes, bytes | None, list[zmq.Frame]]:
     """Receive a message that is there on a ROUTER: identity, header (None if it has none), payload frames."""
-    identity = socket.recv(zmq.NOBLOCK)
-    if not socket.rcvmore:
+    identity = socket.recv(_NOBLOCK)
+    if not socket.getsockopt(_RCVMORE):
         return identity, None, []
-    header = socket.recv(zmq.NOBLOCK)
+    header = socket.recv(_NOBLOCK)
     return identity, header, _rest(socket)
 
 
 def _rest(socket: Socket) -> list[zmq.Frame]:
     frames: list[zmq.Frame] = []
-    while socket.rcvmore:
-        frames.append(socket.recv(zmq.NOBLOCK, copy=False))
+    while socket.getsockopt(_RCVMORE):
+        frames.append(socket.recv(_NOBLOCK, copy=False))
     return frames
 
 
@@ -48,6 +59,6 @@ def send(socket: Socket, frames: Sequence[Any]) -> None:
     """
     last = len(frames) - 1
     for position, frame in enumerate(frames):
-        more = zmq.SNDMORE if position < last else 0
-        # Identities and headers are bytes of this program's own; large buffers are libzmq's to read in place.
-        socket.send(frame, more, copy=type(frame) is bytes)
+        more = _SNDMORE if position < last else 0
+        # Large buffers are libzmq's to read in place.
+        socket.send(frame, more, copy=type(frame) is bytes and len(frame) < LARGE)

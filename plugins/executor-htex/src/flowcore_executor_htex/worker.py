@@ -23,7 +23,7 @@ import msgspec
 
 from flowcore import serialize
 from flowcore_executor_htex import protocol
-from flowcore_executor_htex.link import CHUNK, Parser, pack
+from flowcore_executor_htex.link import Inbox, pack
 
 _PR_SET_PDEATHSIG = 1
 #: The pickled None, which most tasks without a result return.
@@ -54,15 +54,15 @@ class Worker:
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
-        self._parser = Parser()
+        self._inbox = Inbox(sock)
         self._functions: dict[bytes, Callable[..., Any]] = {}
         self._sources: dict[bytes, bytes] = {}
         self._where = ""
 
     def run(self) -> None:
         """Work until the manager closes its end."""
-        while data := self._socket.recv(CHUNK):
-            for header, *frames in self._parser.feed(data):
+        while (messages := self._inbox.read()) is not None:
+            for header, *frames in messages:
                 if not self._where:
                     self._set_up(header)
                     continue
