@@ -71,6 +71,7 @@ demo: $(VENV)/.core
 
 lint: $(VENV)/.dev
 	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
 	@$(MYPY)
 
 # Every step is run, also after one has failed; the summary comes last.
@@ -83,6 +84,7 @@ test: $(VENV)/.dev
 	    summary+="$$(printf '%-7s %s' "$$result" "$$name")"$$'\n'; \
 	}; \
 	step 'ruff' $(BIN)/ruff check .; \
+	step 'ruff format' $(BIN)/ruff format --check .; \
 	step 'mypy --strict' env $(MYPY); \
 	step 'tests of the core' $(BIN)/python -m pytest tests; \
 	for plugin in $(PLUGINS); do \

@@ -75,15 +75,13 @@ def address_by_query(timeout: float = 30) -> str:
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or error
         raise ConfigurationError(
-            f"address_by_query: no answer from {QUERY_URL} within {timeout:g} s ({reason}); "
-            f"{instead}{_interfaces()}"
+            f"address_by_query: no answer from {QUERY_URL} within {timeout:g} s ({reason}); {instead}{_interfaces()}"
         ) from error
     try:
         return str(ipaddress.ip_address(text))
     except ValueError as error:
         raise ConfigurationError(
-            f"address_by_query: {QUERY_URL} answered {text[:80]!r}, which is no IP address; "
-            f"{instead}{_interfaces()}"
+            f"address_by_query: {QUERY_URL} answered {text[:80]!r}, which is no IP address; {instead}{_interfaces()}"
         ) from error
 
 

@@ -65,9 +65,7 @@ class App(Generic[P, R]):
         }
         body: Callable[..., Any] = BashCommand(function, name, self._accepts) if kind == "bash" else function
         labels = None if executors == "all" else tuple([executors] if isinstance(executors, str) else executors)
-        self._info = AppInfo(
-            name, kind, body, function, labels, cache, tuple(ignore_for_cache or ())
-        )
+        self._info = AppInfo(name, kind, body, function, labels, cache, tuple(ignore_for_cache or ()))
         self._timed: dict[float, Callable[..., Any]] = {}
         self.__wrapped__ = function
         functools.update_wrapper(self, function, updated=())
@@ -174,9 +172,7 @@ def _files(outputs: Any, app_name: str) -> list[File]:
     return files
 
 
-def _check(
-    function: Any, kind: AppKind, executors: Any, ignore_for_cache: Sequence[str] | None
-) -> str:
+def _check(function: Any, kind: AppKind, executors: Any, ignore_for_cache: Sequence[str] | None) -> str:
     decorator = f"@{kind}_app"
     if not callable(function):
         raise ConfigurationError(f"{decorator} decorates a function, got {function!r}")
@@ -199,8 +195,7 @@ def _check(
             )
     if isinstance(ignore_for_cache, str):
         raise ConfigurationError(
-            f"{decorator}(ignore_for_cache={ignore_for_cache!r}): expected a list of names, "
-            f"[{ignore_for_cache!r}]"
+            f"{decorator}(ignore_for_cache={ignore_for_cache!r}): expected a list of names, [{ignore_for_cache!r}]"
         )
     return name
 
@@ -242,9 +237,7 @@ def _interrupt(thread: threading.Thread) -> None:
     import ctypes
 
     if thread.ident is not None:
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(
-            ctypes.c_ulong(thread.ident), ctypes.py_object(AppTimeout)
-        )
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(AppTimeout))
 
 
 def _decorate(

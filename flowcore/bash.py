@@ -90,9 +90,7 @@ class BashCommand:
             raise MissingOutputs(f"bash_app {self.name!r} ended well but did not make all its outputs", missing)
         return code
 
-    def _run(
-        self, command: str, stdout: IO[bytes] | None, stderr: IO[bytes] | None, walltime: float | None
-    ) -> int:
+    def _run(self, command: str, stdout: IO[bytes] | None, stderr: IO[bytes] | None, walltime: float | None) -> int:
         # A session of its own, so that a walltime reaches all that the command started.
         with subprocess.Popen(
             ["/bin/bash", "-c", command],

@@ -236,9 +236,7 @@ def describe(error: BaseException) -> str:
 class _ManyCauses(DataFlowException):
     """Errors that come from other futures: pairs of (exception, identifier of the future)."""
 
-    def __init__(
-        self, dependent_exceptions_tids: Sequence[tuple[BaseException, str | None]], task_id: int
-    ) -> None:
+    def __init__(self, dependent_exceptions_tids: Sequence[tuple[BaseException, str | None]], task_id: int) -> None:
         super().__init__(dependent_exceptions_tids, task_id)
         self.dependent_exceptions_tids = list(dependent_exceptions_tids)
         self.task_id = task_id

@@ -51,9 +51,7 @@ class ThreadPoolExecutor(Executor):
         prefix = self.thread_name_prefix or self.label
         for i in range(self.max_threads):
             # Daemons: a task that never returns must not keep a finished program alive.
-            thread = threading.Thread(
-                target=self._work, args=(context,), name=f"{prefix}_{i}", daemon=True
-            )
+            thread = threading.Thread(target=self._work, args=(context,), name=f"{prefix}_{i}", daemon=True)
             thread.start()
             self._threads.append(thread)
 

@@ -332,9 +332,7 @@ def _where() -> tuple[str, int, str]:
 def _probe(kernel: DataFlowKernel, timeout_s: float, observer: _Observer) -> Iterator[Finding]:
     from flowcore.apps import python_app
 
-    apps = {
-        label: python_app(data_flow_kernel=kernel, executors=[label])(_where) for label in kernel.executors
-    }
+    apps = {label: python_app(data_flow_kernel=kernel, executors=[label])(_where) for label in kernel.executors}
     began = time.perf_counter()
     # All at once: blocks of several executors wait in their queues together.
     first = {label: app() for label, app in apps.items()}

@@ -56,9 +56,7 @@ def _python_config(path: Path) -> Config:
     try:
         source = path.read_bytes()
     except OSError as error:
-        raise ConfigurationError(
-            f"cannot read the configuration {path}: {error.strerror or error}"
-        ) from error
+        raise ConfigurationError(f"cannot read the configuration {path}: {error.strerror or error}") from error
     module = types.ModuleType("flowcore_config_" + re.sub(r"\W", "_", path.stem))
     module.__file__ = str(path)
     try:
@@ -110,7 +108,6 @@ def _as_config(found: Any, path: Path) -> Config:
     if not isinstance(found, Config):
         kind = type(found)
         raise ConfigurationError(
-            f"{path}: expected its configuration to be a flowcore.Config, "
-            f"got a {kind.__module__}.{kind.__qualname__}"
+            f"{path}: expected its configuration to be a flowcore.Config, got a {kind.__module__}.{kind.__qualname__}"
         )
     return found

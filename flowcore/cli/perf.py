@@ -147,9 +147,7 @@ def measure(
 
 
 def _all_failed(failed: int, tasks: int, first: BaseException) -> FlowcoreError:
-    error = FlowcoreError(
-        f"{failed:,} of {tasks:,} tasks failed, the first with {type(first).__name__}: {first}"
-    )
+    error = FlowcoreError(f"{failed:,} of {tasks:,} tasks failed, the first with {type(first).__name__}: {first}")
     error.__cause__ = first
     for note in getattr(first, "__notes__", ()):
         error.add_note(note)

@@ -101,10 +101,7 @@ def _print(found: list[registry.Plugin]) -> None:
     if not found:
         click.echo("none is installed")
         return
-    rows = [
-        (p.kind, p.name, p.class_name, p.distribution, p.version, "not ok" if p.problem else "ok")
-        for p in found
-    ]
+    rows = [(p.kind, p.name, p.class_name, p.distribution, p.version, "not ok" if p.problem else "ok") for p in found]
     print_table(("kind", "name", "class", "distribution", "version", "state"), rows)
     broken = [p for p in found if p.problem]
     if broken:

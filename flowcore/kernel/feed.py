@@ -70,15 +70,11 @@ class EventFeed:
         )
         self._wake.set()
 
-    def attempt(
-        self, task: Task, ended_at: float | None, where: str | None, error: BaseException | None
-    ) -> None:
+    def attempt(self, task: Task, ended_at: float | None, where: str | None, error: BaseException | None) -> None:
         """Queue the beginning or the end of the task's current attempt. Called by the kernel's shell."""
         if self.wants_attempts and task.executor is not None:
             self._attempts.append(
-                AttemptEvent(
-                    task.id, task.try_id, task.executor, task.try_time_launched, ended_at, where, error
-                )
+                AttemptEvent(task.id, task.try_id, task.executor, task.try_time_launched, ended_at, where, error)
             )
             self._wake.set()
 

@@ -214,9 +214,7 @@ class Kernel:
         app = AppInfo(name, "internal", function, function, executors=(INTERNAL,))
         return self.submit(TaskSpec(app, function, (future, key), {}))
 
-    def run_internal(
-        self, function: Callable[..., Any], args: tuple[Any, ...], executor: str | None
-    ) -> AppFuture[Any]:
+    def run_internal(self, function: Callable[..., Any], args: tuple[Any, ...], executor: str | None) -> AppFuture[Any]:
         """Submit a task of the core's own (staging); ``executor`` None: in a thread of this process."""
         name = getattr(function, "__name__", type(function).__name__)
         app = AppInfo(name, "internal", function, function, executors=(executor or INTERNAL,))
@@ -324,9 +322,7 @@ class Kernel:
                 if (failure := _failure_of(future)) is not None
             ]
             if failures:
-                self._post(
-                    machine.DependenciesFailed(task.id, DependencyError(failures, task.id), time.time())
-                )
+                self._post(machine.DependenciesFailed(task.id, DependencyError(failures, task.id), time.time()))
                 return
             parents = staging.parents_of_files(args, kwargs)
             try:

@@ -23,6 +23,7 @@ from flowcore.plugins.executor import AttemptResult
 
 # --- events: what happened. `at` is epoch seconds.
 
+
 @attrs.define(slots=True, eq=False)
 class Submitted:
     """A call was made; ``dependencies`` are the futures among its arguments, each once."""
@@ -142,6 +143,7 @@ Event = (
 
 
 # --- actions: what the shell is to do
+
 
 @attrs.define(slots=True, eq=False)
 class Watch:
@@ -317,9 +319,7 @@ class Machine:
 
     # --- steps
 
-    def _move(
-        self, task: Task, state: States, event: str, at: float, actions: list[Action], error: Any = None
-    ) -> None:
+    def _move(self, task: Task, state: States, event: str, at: float, actions: list[Action], error: Any = None) -> None:
         before = task.state
         if state not in TRANSITIONS[before]:
             steps = "\n".join(f"  {e}: {s.name}" for i, e, s in self._history if i == task.id) or "  none"

@@ -33,9 +33,7 @@ class Hashing:
         hook: asked first with ``(value, output_ref)``; None where no plugin wants a say.
     """
 
-    def __init__(
-        self, hashers: Sequence[MemoHasher], hook: Callable[[Any, bool], bytes | None] | None = None
-    ) -> None:
+    def __init__(self, hashers: Sequence[MemoHasher], hook: Callable[[Any, bool], bytes | None] | None = None) -> None:
         self._hashers = tuple(hashers)
         self._hook = hook
 

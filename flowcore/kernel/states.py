@@ -43,9 +43,7 @@ _S = States
 TRANSITIONS: dict[States, frozenset[States]] = {
     _S.unsched: frozenset({_S.pending}),
     _S.pending: frozenset({_S.launched, _S.memo_done, _S.dep_fail, _S.failed, _S.fail_retryable}),
-    _S.launched: frozenset(
-        {_S.running, _S.running_ended, _S.exec_done, _S.joining, _S.failed, _S.fail_retryable}
-    ),
+    _S.launched: frozenset({_S.running, _S.running_ended, _S.exec_done, _S.joining, _S.failed, _S.fail_retryable}),
     _S.running: frozenset({_S.running_ended, _S.exec_done, _S.joining, _S.failed, _S.fail_retryable}),
     _S.running_ended: frozenset({_S.exec_done, _S.failed, _S.fail_retryable}),
     _S.joining: frozenset({_S.exec_done, _S.failed, _S.fail_retryable}),

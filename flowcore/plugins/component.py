@@ -70,9 +70,7 @@ def check_type(value: Any, annotation: Any) -> None:
             raise TypeError(f"{value!r} is text")
         annotation = typing.Union[parts]  # noqa: UP007 - of a computed tuple
     try:
-        typeguard.check_type(
-            value, annotation, collection_check_strategy=typeguard.CollectionCheckStrategy.ALL_ITEMS
-        )
+        typeguard.check_type(value, annotation, collection_check_strategy=typeguard.CollectionCheckStrategy.ALL_ITEMS)
     except typeguard.TypeCheckError as error:
         raise TypeError(str(error)) from None
 

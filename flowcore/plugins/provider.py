@@ -39,9 +39,7 @@ class JobState(enum.IntEnum):
         return self in _TERMINAL
 
 
-_TERMINAL = frozenset(
-    {JobState.CANCELLED, JobState.COMPLETED, JobState.FAILED, JobState.TIMEOUT, JobState.MISSING}
-)
+_TERMINAL = frozenset({JobState.CANCELLED, JobState.COMPLETED, JobState.FAILED, JobState.TIMEOUT, JobState.MISSING})
 
 
 @attrs.frozen

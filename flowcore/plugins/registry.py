@@ -264,9 +264,7 @@ def _load(kind: str, name: str) -> Any:
     def refuse(manager: Any, entry_point: importlib.metadata.EntryPoint, error: BaseException) -> None:
         dist = entry_point.dist
         owner = f" of {dist.name} {dist.version}" if dist else ""
-        raise PluginLoadError(
-            f"{kind} {name!r}{owner} failed to import: {type(error).__name__}: {error}"
-        ) from error
+        raise PluginLoadError(f"{kind} {name!r}{owner} failed to import: {type(error).__name__}: {error}") from error
 
     try:
         manager = Manager(
@@ -280,9 +278,7 @@ def _load(kind: str, name: str) -> Any:
         raise PluginConflict(str(error)) from error
     except (AssertionError, SystemExit) as error:  # stevedore lets these pass
         owner = next((f" of {dist.name} {dist.version}" for ep, dist in _scan(group) if ep.name == name), "")
-        raise PluginLoadError(
-            f"{kind} {name!r}{owner} failed to import: {type(error).__name__}: {error}"
-        ) from error
+        raise PluginLoadError(f"{kind} {name!r}{owner} failed to import: {type(error).__name__}: {error}") from error
 
 
 def _contract(kind: str) -> type | None:

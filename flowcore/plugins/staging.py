@@ -19,9 +19,7 @@ from flowcore.files import File
 class TaskSubmitter(Protocol):
     """Submits a staging task to the kernel: ``(function, args, executor label) -> future``."""
 
-    def __call__(
-        self, function: Callable[..., Any], args: tuple[Any, ...], executor: str | None, /
-    ) -> Future[Any]: ...
+    def __call__(self, function: Callable[..., Any], args: tuple[Any, ...], executor: str | None, /) -> Future[Any]: ...
 
 
 @attrs.frozen

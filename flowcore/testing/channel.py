@@ -130,8 +130,7 @@ class ChannelContract:
         """A command that takes too long is killed with its children, and what it wrote is kept."""
         pids = Path(remote_dir) / "pids"
         command = (
-            f"echo begun; sleep 600 & echo $! $$ > '{pids}'\n"
-            "(trap '' TERM INT HUP; sleep 600; true) & wait; echo never"
+            f"echo begun; sleep 600 & echo $! $$ > '{pids}'\n(trap '' TERM INT HUP; sleep 600; true) & wait; echo never"
         )
         began = time.monotonic()
         code, stdout, stderr = opened.execute_wait(command, 1.0)
@@ -148,9 +147,7 @@ class ChannelContract:
         pid = Path(remote_dir) / "pid"
         began = time.monotonic()
         try:
-            code, _, _ = opened.execute_wait(
-                f"setsid bash -c 'echo $$ > \"{pid}\"; exec sleep 600' & sleep 600", 1.0
-            )
+            code, _, _ = opened.execute_wait(f"setsid bash -c 'echo $$ > \"{pid}\"; exec sleep 600' & sleep 600", 1.0)
             assert code == -1
             assert time.monotonic() - began < 15
         finally:

@@ -60,9 +60,7 @@ class Run:
         run_id = str(uuid.uuid4())
         executor = self.executor
         if isinstance(executor, BlockExecutor):
-            self.pool = BlockPool(
-                executor, HookManager(), RunInfo(run_id, self.run_dir, "", "contract", time.time())
-            )
+            self.pool = BlockPool(executor, HookManager(), RunInfo(run_id, self.run_dir, "", "contract", time.time()))
             scripts = self.run_dir / "submit_scripts"
             scripts.mkdir()
             executor.provider.start(ProviderContext(scripts, executor.label))
@@ -200,9 +198,7 @@ class ExecutorContract:
         started = [tmp_path / f"started-{uuid.uuid4().hex}" for _ in range(count or self.slots)]
         blockers = [run.submit(functions.hold, str(path), str(go)) for path in started]
         try:
-            eventually(
-                lambda: any(p.exists() for p in started), self.result_bound_s, "an attempt's beginning"
-            )
+            eventually(lambda: any(p.exists() for p in started), self.result_bound_s, "an attempt's beginning")
             yield blockers
         finally:
             go.touch()

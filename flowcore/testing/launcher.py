@@ -61,9 +61,7 @@ class LauncherContract:
             check=False,
         )
 
-    def run(
-        self, launcher: Launcher, command: str, tasks_per_node: int = 1
-    ) -> subprocess.CompletedProcess[str]:
+    def run(self, launcher: Launcher, command: str, tasks_per_node: int = 1) -> subprocess.CompletedProcess[str]:
         """Run what the launcher makes of a command, as a job's script does: in the middle of it."""
         if not self.runs_here:
             pytest.skip("this launcher needs what is not on this host")
@@ -102,9 +100,7 @@ class LauncherContract:
     # --- running it
 
     @pytest.mark.parametrize("tasks_per_node", [1, 3])
-    def test_runs_the_command_on_every_task(
-        self, launcher: Launcher, tasks_per_node: int, tmp_path: Path
-    ) -> None:
+    def test_runs_the_command_on_every_task(self, launcher: Launcher, tasks_per_node: int, tmp_path: Path) -> None:
         """As often as the block has tasks, and a block in which all went well ends with 0."""
         out = tmp_path / "out"
         done = self.run(launcher, f"echo x >> '{out}'", tasks_per_node)

@@ -155,9 +155,7 @@ class MemoHasherContract:
             assert first != second, f"{one!r} and {other!r}"
 
     @pytest.mark.parametrize("seed", ["1", "4242"])
-    def test_the_same_in_a_fresh_interpreter(
-        self, hasher: MemoHasher, values: Sequence[Any], seed: str
-    ) -> None:
+    def test_the_same_in_a_fresh_interpreter(self, hasher: MemoHasher, values: Sequence[Any], seed: str) -> None:
         """Neither addresses nor the order of sets nor anything else of this process is in the bytes."""
         written = subprocess.run(
             [sys.executable, "-c", _PROBE],

@@ -225,9 +225,7 @@ class ProviderContract:
         )
         job_id = started.submit(command, 1)
         # An empty file was opened and not yet written.
-        eventually(
-            lambda: len([p for p in pids.iterdir() if p.read_text()]) >= 5, self.job_bound_s, "five processes"
-        )
+        eventually(lambda: len([p for p in pids.iterdir() if p.read_text()]) >= 5, self.job_bound_s, "five processes")
         assert started.cancel([job_id]) == [True]
         status = self.end(started, job_id)
         assert status.state is JobState.CANCELLED, status

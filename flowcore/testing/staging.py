@@ -95,9 +95,7 @@ class StagingContract:
         """A place with a working directory, whose staging tasks run in a thread."""
         with ThreadPoolExecutor(2) as pool:
 
-            def submit(
-                function: Callable[..., Any], args: tuple[Any, ...], executor: str | None, /
-            ) -> Future[Any]:
+            def submit(function: Callable[..., Any], args: tuple[Any, ...], executor: str | None, /) -> Future[Any]:
                 return pool.submit(function, *args)
 
             yield StagingContext("contract", str(tmp_path / "work"), submit)
@@ -137,9 +135,7 @@ class StagingContract:
         assert function(staged) == source.content
         assert source.file.local_path is None
 
-    def test_brings_a_file_for_several_tasks(
-        self, stager: Staging, context: StagingContext, source: Source
-    ) -> None:
+    def test_brings_a_file_for_several_tasks(self, stager: Staging, context: StagingContext, source: Source) -> None:
         """Each task has it, also the second one."""
         for _ in range(2):
             staged, function = self.bring(stager, context, source.file, read_file)

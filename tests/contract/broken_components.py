@@ -99,10 +99,7 @@ class TestWrapsExceptions(Broken):
     class cls(Reporting):
         def pass_on(self, report, results):
             report(
-                [
-                    AttemptResult(r.task_id, r.try_id, r.value, r.error and RuntimeError(str(r.error)))
-                    for r in results
-                ]
+                [AttemptResult(r.task_id, r.try_id, r.value, r.error and RuntimeError(str(r.error))) for r in results]
             )
 
 
@@ -366,9 +363,7 @@ class TestKillsTheShellOnly(BrokenChannel):
     class cls(LocalChannel):
         def execute_wait(self, cmd, walltime=None, envs=None):
             try:
-                done = subprocess.run(
-                    ["/bin/bash", "-c", f"exec >out 2>err; {cmd}"], timeout=walltime, check=False
-                )
+                done = subprocess.run(["/bin/bash", "-c", f"exec >out 2>err; {cmd}"], timeout=walltime, check=False)
             except subprocess.TimeoutExpired:
                 return -1, Path("out").read_text(), "killed"
             return done.returncode, Path("out").read_text(), Path("err").read_text()

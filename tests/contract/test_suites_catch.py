@@ -39,9 +39,7 @@ def test_every_defect_is_found(tmp_path: Path) -> None:
     ini = tmp_path / "pytest.ini"
     ini.write_text("[pytest]\npython_files = broken_components.py\ntimeout = 60\n")
     code = RUN.format(folder=str(BROKEN.parent), ini=str(ini), file=str(BROKEN))
-    done = subprocess.run(
-        [sys.executable, "-B", "-c", code], capture_output=True, text=True, timeout=280, check=False
-    )
+    done = subprocess.run([sys.executable, "-B", "-c", code], capture_output=True, text=True, timeout=280, check=False)
     expected = re.findall(r"^EXPECTED (\w+)", done.stdout, re.MULTILINE)
     found = re.findall(r"FOUND (\w+)", done.stdout)
     assert len(expected) > 40, done.stderr

@@ -108,7 +108,6 @@ def test_query_times_out(service, monkeypatch):
             addresses.address_by_query(timeout=0.05)
 
 
-
 def test_all_addresses_end_with_the_loopback():
     found = addresses.get_all_addresses()
     assert found[-1] == "127.0.0.1"

@@ -161,9 +161,7 @@ def test_what_cannot_be_an_app(decorator, function, message):
 def test_wrong_executors(executors):
     with pytest.raises(ConfigurationError) as caught:
         python_app(executors=executors)(plain)
-    assert str(caught.value) == (
-        f"@python_app(executors={executors!r}): expected 'all' or a list of executor labels"
-    )
+    assert str(caught.value) == (f"@python_app(executors={executors!r}): expected 'all' or a list of executor labels")
 
 
 @pytest.mark.parametrize("executors", ["threads", ["threads"], ("threads",), "all"])

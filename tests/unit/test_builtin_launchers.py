@@ -12,9 +12,7 @@ from flowcore.launchers import SimpleLauncher, SingleNodeLauncher, WrappedLaunch
 
 
 def bash(script: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        ["/bin/bash", "-c", script], capture_output=True, text=True, timeout=30, check=False
-    )
+    return subprocess.run(["/bin/bash", "-c", script], capture_output=True, text=True, timeout=30, check=False)
 
 
 def test_simple() -> None:

@@ -206,9 +206,7 @@ GOOD_CONFIGS = {
         "initialize_logging": False,
         "hooks": [],
     },
-    "nested components": {
-        "executors": [{"plugin": "threads", "label": "x", "storage_access": [{"plugin": "noop"}]}]
-    },
+    "nested components": {"executors": [{"plugin": "threads", "label": "x", "storage_access": [{"plugin": "noop"}]}]},
     "null": {"executors": None, "strategy": None, "checkpoint_mode": None, "checkpoint_files": None},
 }
 

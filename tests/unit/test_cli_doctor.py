@@ -167,9 +167,7 @@ def test_executor_that_does_not_answer(tmp_path):
 def test_task_that_fails():
     found = probe(Config(executors=[Fails(label="f")]))
     lines = found[0].text.splitlines()
-    assert lines[0] == (
-        "executor f (Fails): the probe task failed: ExecutorError: executor 'f': no worker wants it"
-    )
+    assert lines[0] == ("executor f (Fails): the probe task failed: ExecutorError: executor 'f': no worker wants it")
     assert "seen on host n1" in lines
     assert found[0].todo == "mend what it names, then run flowcore doctor again"
 

@@ -119,9 +119,7 @@ config = Config(executors=[Silent()])
 """
 
 
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 1)]
-)
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 1)])
 def test_a_signal_ends_a_measurement_in_order(tmp_path, number, code):
     """The run is cleaned up: its log says so, and the process ends by itself."""
     (tmp_path / "silent.py").write_text(SILENT)

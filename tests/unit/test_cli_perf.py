@@ -103,9 +103,7 @@ def test_output(tmp_path):
     assert result.exit_code == 0, result.stderr
     lines = result.output.splitlines()
     assert lines[0] == "Iteration 1: 10 tasks; the target is 0.02 s"
-    assert re.fullmatch(
-        r"  all submitted in \d+\.\d{3} s: [\d,.]+ tasks/s; waiting for the results", lines[1]
-    )
+    assert re.fullmatch(r"  all submitted in \d+\.\d{3} s: [\d,.]+ tasks/s; waiting for the results", lines[1])
     assert re.fullmatch(r"  all done in \d+\.\d{3} s: [\d,.]+ tasks/s", lines[2])
     assert lines[-2] == "Cleaning up"
     assert re.fullmatch(r"Result: [\d,.]+ tasks/s \([\d,]+ tasks in [\d.]+ s\)", lines[-1])

@@ -328,9 +328,7 @@ def test_what_is_no_command_is_refused(distribution):
     distribution("fake-list", {"flowcore.commands": "list = fake_list:command"}, "command = [1]")
     result = invoke("list")
     assert result.exit_code == 1
-    assert result.stderr == (
-        "Error: command 'list' of fake-list 1.0: fake_list:command is [1], and no click.Command\n"
-    )
+    assert result.stderr == ("Error: command 'list' of fake-list 1.0: fake_list:command is [1], and no click.Command\n")
 
 
 def test_a_command_offered_twice_is_told_in_help_and_refused(distribution):

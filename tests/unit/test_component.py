@@ -55,9 +55,7 @@ def refusal(cls: Any = Part, *args: Any, **kwargs: Any) -> str:
 
 
 def test_good_values() -> None:
-    part = Part(
-        "a", 3, rate=2, limit=1, words=["x"], env={"a": "b"}, mode="fast", on_end=print, anything=object()
-    )
+    part = Part("a", 3, rate=2, limit=1, words=["x"], env={"a": "b"}, mode="fast", on_end=print, anything=object())
     assert (part.name, part.size, part.rate, part.limit, part.calls) == ("a", 3, 2, 1, 0)
     assert Part("a").words == ()
     assert repr(Part("a")).startswith("Part(name='a', size=2,")

@@ -143,9 +143,7 @@ def test_a_config_file_that_is_not_there():
 def test_something_else_than_a_config():
     with pytest.raises(ConfigurationError) as caught:
         flowcore.load(3)
-    assert str(caught.value) == (
-        "flowcore.load() takes a Config, a dict, or the path of a TOML file, got int"
-    )
+    assert str(caught.value) == ("flowcore.load() takes a Config, a dict, or the path of a TOML file, got int")
 
 
 def test_a_call_after_the_with_block(load):

@@ -304,9 +304,7 @@ def test_partials_with_different_values_are_different(run):
     def base(x, n):
         return x + n
 
-    one, two = (
-        python_app(functools.update_wrapper(functools.partial(base, n=n), base), cache=True) for n in (1, 2)
-    )
+    one, two = (python_app(functools.update_wrapper(functools.partial(base, n=n), base), cache=True) for n in (1, 2))
     assert one(1).result(timeout=WAIT_S) == 2
     assert two(1).result(timeout=WAIT_S) == 3
 

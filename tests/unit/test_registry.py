@@ -95,9 +95,7 @@ def test_finds_and_loads_by_name(make: Make) -> None:
 
 
 def test_finds_by_class_name(make: Make) -> None:
-    make(
-        "my-plugin", "[flowcore.launchers]\nmine = my_mod:MyLauncher [extra]\n", modules={"my_mod": LAUNCHER}
-    )
+    make("my-plugin", "[flowcore.launchers]\nmine = my_mod:MyLauncher [extra]\n", modules={"my_mod": LAUNCHER})
     from flowcore import launchers
 
     assert registry.find_class("launcher", "MyLauncher").name == "mine"
@@ -117,9 +115,7 @@ def test_lists_in_order(make: Make) -> None:
 def test_an_unknown_kind() -> None:
     with pytest.raises(PluginError) as caught:
         registry.installed("launchr")
-    assert str(caught.value).startswith(
-        "there is no kind of plugin 'launchr' (did you mean 'launcher'?); kinds: "
-    )
+    assert str(caught.value).startswith("there is no kind of plugin 'launchr' (did you mean 'launcher'?); kinds: ")
     assert "memo_hasher" in str(caught.value)
 
 
@@ -135,26 +131,20 @@ def test_an_unknown_name() -> None:
 def test_an_unknown_name_that_is_close_to_one_that_could_be_installed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(
-        registry, "KNOWN", {("provider", "moonbase"): ("MoonProvider", "flowcore-provider-moon")}
-    )
+    monkeypatch.setattr(registry, "KNOWN", {("provider", "moonbase"): ("MoonProvider", "flowcore-provider-moon")})
     with pytest.raises(PluginNotFound, match="did you mean 'moonbase'"):
         registry.get("provider", "monbase")
 
 
 def test_a_known_one_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        registry, "KNOWN", {("provider", "moonbase"): ("MoonProvider", "flowcore-provider-moon")}
-    )
+    monkeypatch.setattr(registry, "KNOWN", {("provider", "moonbase"): ("MoonProvider", "flowcore-provider-moon")})
     with pytest.raises(PluginNotFound) as caught:
         registry.get("provider", "moonbase")
     assert str(caught.value) == "provider 'moonbase' is not installed: pip install flowcore-provider-moon"
     with pytest.raises(PluginNotFound) as caught:
         registry.find_class("provider", "MoonProvider")
     assert str(caught.value) == "MoonProvider is not installed: pip install flowcore-provider-moon"
-    with pytest.raises(
-        PluginNotFound, match="no provider class 'MonProvider' is installed .did you mean 'MoonP"
-    ):
+    with pytest.raises(PluginNotFound, match="no provider class 'MonProvider' is installed .did you mean 'MoonP"):
         registry.find_class("provider", "MonProvider")
 
 
@@ -166,16 +156,10 @@ def test_known_names_are_of_known_kinds() -> None:
 def test_the_doors(monkeypatch: pytest.MonkeyPatch) -> None:
     from flowcore import providers
 
-    monkeypatch.setattr(
-        registry, "KNOWN", {("provider", "moonbase"): ("MoonProvider", "flowcore-provider-moon")}
-    )
-    with pytest.raises(
-        ImportError, match="^MoonProvider is not installed: pip install flowcore-provider-moon$"
-    ):
+    monkeypatch.setattr(registry, "KNOWN", {("provider", "moonbase"): ("MoonProvider", "flowcore-provider-moon")})
+    with pytest.raises(ImportError, match="^MoonProvider is not installed: pip install flowcore-provider-moon$"):
         from flowcore.providers import MoonProvider  # noqa: F401
-    with pytest.raises(
-        ImportError, match="no provider class 'LocalProvidr' is installed .did you mean 'LocalProv"
-    ):
+    with pytest.raises(ImportError, match="no provider class 'LocalProvidr' is installed .did you mean 'LocalProv"):
         providers.LocalProvidr  # noqa: B018
     # What Python itself looks for is simply not there.
     assert not hasattr(providers, "__wrapped__")
@@ -190,9 +174,7 @@ def test_two_distributions_claim_one_name(make: Make) -> None:
     make("two-plugin", "[flowcore.launchers]\nmine = my_mod:MyLauncher\n")
     with pytest.raises(PluginConflict) as caught:
         registry.get("launcher", "mine")
-    assert str(caught.value) == (
-        "both one-plugin and two-plugin offer the launcher 'mine': uninstall one of them"
-    )
+    assert str(caught.value) == ("both one-plugin and two-plugin offer the launcher 'mine': uninstall one of them")
     # Listing shows both, and the others go on.
     problems = [p.problem for p in registry.installed("launcher") if p.name == "mine"]
     assert problems == [str(caught.value)] * 2
@@ -208,9 +190,7 @@ def test_a_plugin_may_not_take_a_built_in_name(make: Make) -> None:
 def test_two_classes_of_one_name(make: Make) -> None:
     make("one-plugin", "[flowcore.launchers]\none = my_mod:MyLauncher\n", modules={"my_mod": LAUNCHER})
     make("two-plugin", "[flowcore.launchers]\ntwo = my_mod:MyLauncher\n")
-    with pytest.raises(
-        PluginConflict, match="both one-plugin and two-plugin offer a launcher of class MyLauncher"
-    ):
+    with pytest.raises(PluginConflict, match="both one-plugin and two-plugin offer a launcher of class MyLauncher"):
         registry.find_class("launcher", "MyLauncher")
     assert registry.get("launcher", "one").__name__ == "MyLauncher"
 
@@ -390,16 +370,10 @@ print(json.dumps({"names": names, "listed": listed, "got": list(sys.modules)}))
 """
     answer = python(code, PYTHONPATH=str(site), PYTHONDONTWRITEBYTECODE="1")
     assert {"mine", "threads", "local", "simple"} <= set(answer["names"])
-    plugins = {
-        m
-        for m in answer["listed"]
-        if m.startswith(("flowcore.builtin", "flowcore_", "my_mod", "flowcore.cli"))
-    }
+    plugins = {m for m in answer["listed"] if m.startswith(("flowcore.builtin", "flowcore_", "my_mod", "flowcore.cli"))}
     assert plugins == set()
     # Looking one up imports that one alone.
-    new = {
-        m for m in answer["got"] if m.startswith(("flowcore.builtin", "flowcore_", "my_mod", "flowcore.cli"))
-    }
+    new = {m for m in answer["got"] if m.startswith(("flowcore.builtin", "flowcore_", "my_mod", "flowcore.cli"))}
     assert new == {"my_mod"}
 
 

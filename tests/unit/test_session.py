@@ -591,9 +591,8 @@ def test_events_of_each_task_come_in_order_and_none_is_lost(config):
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:
-        with flowcore.load(
-            config(hooks=[recorder], executors=[flowcore.ThreadPoolExecutor(max_threads=4)])
-        ) as dfk:
+        with flowcore.load(config(hooks=[recorder], executors=[flowcore.ThreadPoolExecutor(max_threads=4)])) as dfk:
+
             def submit():
                 futures = [identity(0) for _ in range(4)]
                 for _ in range(400):

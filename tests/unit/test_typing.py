@@ -13,7 +13,7 @@ import flowcore
 
 mypy = pytest.importorskip("mypy", reason="mypy is a development tool")
 
-PROGRAM = '''
+PROGRAM = """
 from concurrent.futures import Future
 from typing import Any
 import flowcore
@@ -61,7 +61,7 @@ to_text = 3  # error: an app is no int
 Config(retries="3")  # error: wrong type
 Config(retires=3)  # error: no such option
 python_app(cahce=True)  # error: no such option
-'''
+"""
 
 REVEALED = [
     "AppFuture[str]",
@@ -93,9 +93,7 @@ def test_what_mypy_sees(tmp_path):
         timeout=110,
     )
     output = done.stdout + done.stderr
-    revealed = [
-        re.sub(r"\b(?:\w+\.)+(?=\w)", "", text) for text in re.findall(r'Revealed type is "([^"]+)"', output)
-    ]
+    revealed = [re.sub(r"\b(?:\w+\.)+(?=\w)", "", text) for text in re.findall(r'Revealed type is "([^"]+)"', output)]
     assert revealed == REVEALED, output
     lines = PROGRAM.splitlines()
     wrong = {n for n, line in enumerate(lines, 1) if "# error" in line}

@@ -283,9 +283,7 @@ def test_what_is_connected_is_told(load: Load) -> None:
 
 
 def test_blocks_come_and_go_on_demand(load: Load) -> None:
-    dfk = load(
-        provider={"plugin": "local", "init_blocks": 0, "max_blocks": 2}, config={"strategy": "none"}
-    )
+    dfk = load(provider={"plugin": "local", "init_blocks": 0, "max_blocks": 2}, config={"strategy": "none"})
     executor = dfk.executors["htex"]
     assert isinstance(executor, HighThroughputExecutor)
     future = double(4)
@@ -299,9 +297,7 @@ def test_blocks_come_and_go_on_demand(load: Load) -> None:
 
 
 def test_the_simple_strategy_gets_a_block_when_there_is_work(load: Load) -> None:
-    load(
-        provider={"plugin": "local", "init_blocks": 0, "max_blocks": 1}, config={"strategy_period": 0.1}
-    )
+    load(provider={"plugin": "local", "init_blocks": 0, "max_blocks": 1}, config={"strategy_period": 0.1})
     assert double(4).result(timeout=30) == 8
 
 
