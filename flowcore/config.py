@@ -89,6 +89,13 @@ def _check_period(config: Any, attribute: attrs.Attribute[Any], value: Any) -> N
         period_seconds(value)
 
 
+def _check_tracking(config: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if value is True:
+        raise ConfigurationError(
+            "Config(usage_tracking=True): this version of flowcore sends no usage data; leave the option out"
+        )
+
+
 def _check_strategy(config: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
     if value is not None:
         registry.find("strategy", value)
@@ -116,7 +123,7 @@ class Config:
         monitoring: an object or module with hook implementations, for example a monitoring hub, or a mapping with
             the key ``plugin`` that names one.
         hooks: further such objects.
-        usage_tracking: must be asked for; nothing is sent otherwise.
+        usage_tracking: sending usage data is not there yet, and refused rather than ignored.
         initialize_logging: write ``flowcore.log`` in the run's folder.
     """
 
@@ -134,11 +141,13 @@ class Config:
     strategy_period: float | int = attrs.field(default=5, validator=at_least(0.01))
     max_idletime: float = attrs.field(default=120.0, validator=at_least(0))
     monitoring: Any = attrs.field(default=None, converter=lambda value: _built("hooks", value, "monitoring"))
-    usage_tracking: bool = False
+    usage_tracking: bool = attrs.field(default=False, validator=_check_tracking)
     initialize_logging: bool = True
     hooks: Sequence[Any] = attrs.field(
         default=(), converter=lambda values: [_built("hooks", v, f"hooks[{i}]") for i, v in enumerate(values)]
     )
+    #: Whether a run was started with it; its executors cannot start again.
+    used: bool = attrs.field(default=False, init=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
         if self.checkpoint_mode is not None and not self.app_cache:

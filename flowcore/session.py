@@ -55,12 +55,12 @@ class DataFlowKernel:
 
     def __init__(self, config: Config | None = None) -> None:
         config = Config() if config is None else config
-        if getattr(config, "_used", False):
+        if config.used:
             raise ConfigurationError(
                 "this Config was loaded before, and its executors cannot start again: "
                 "make a fresh one for each run, for example in a function that returns it"
             )
-        config._used = True  # type: ignore[attr-defined]
+        config.used = True
         self._config = config
         self._cleaned = False
         self._cleaning = threading.Lock()

@@ -367,3 +367,7 @@ def test_repr_shows_the_options():
     text = repr(Config(retries=7, run_dir=pathlib.Path("x")))
     assert "retries=7" in text
     assert "ThreadPoolExecutor(label='threads', max_threads=2" in text
+
+
+def test_usage_tracking_is_refused_rather_than_ignored():
+    assert "this version of flowcore sends no usage data" in refusal(Config, usage_tracking=True)
