@@ -21,7 +21,7 @@ import zmq
 from flowcore.plugins.api import BadMessage
 from flowcore_executor_htex import protocol, security, wire
 from flowcore_executor_htex.dispatch import Dispatcher, Output
-from flowcore_executor_htex.link import Inbox, Link
+from flowcore_executor_htex.link import Inbox, Link, calm_collector
 from flowcore_executor_htex.settings import InterchangeSettings, Listening
 
 logger = logging.getLogger("flowcore_executor_htex.interchange")
@@ -208,6 +208,7 @@ def main() -> int:
         format="%(asctime)s %(levelname)s %(message)s",
     )
     executor = Link(sock)
+    calm_collector()
     try:
         interchange = Interchange(settings, executor)
     except OSError as error:

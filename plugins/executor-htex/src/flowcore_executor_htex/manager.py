@@ -25,7 +25,7 @@ import zmq
 from flowcore.plugins.api import BadMessage
 from flowcore_executor_htex import protocol, security, wire
 from flowcore_executor_htex import settings as settings_module
-from flowcore_executor_htex.link import Link
+from flowcore_executor_htex.link import Link, calm_collector
 from flowcore_executor_htex.pool import Assignment, Pool
 from flowcore_executor_htex.settings import ManagerSettings
 from flowcore_executor_htex.worker import Setup
@@ -339,6 +339,7 @@ def main() -> int:
     def stop(number: int, frame: FrameType | None) -> None:
         manager.stop()
 
+    calm_collector()
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
