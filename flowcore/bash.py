@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO, Any
 
@@ -83,7 +84,8 @@ class BashCommand:
                 if stream is not None:
                     stream.close()
         if code != 0:
-            raise BashExitFailure(self.name, code, _tail(stderr_path))
+            kept = kwargs.get("stderr") is not None
+            raise BashExitFailure(self.name, code, (_tail(stderr_path) or "") if kept else None)
         outputs = kwargs.get("outputs") or ()
         missing = [o for o in outputs if not Path(_local(o)).exists()]
         if missing:
@@ -99,6 +101,7 @@ class BashCommand:
             stderr=stderr,
             start_new_session=True,
         ) as process:
+            _running[threading.get_ident()] = process.pid
             try:
                 return process.wait(timeout=walltime)
             except subprocess.TimeoutExpired:
@@ -106,12 +109,32 @@ class BashCommand:
                     f"bash_app {self.name!r} ran longer than its walltime of {walltime:g} s and was killed"
                 ) from None
             finally:
+                del _running[threading.get_ident()]
                 if process.returncode is None:
-                    try:
-                        os.killpg(process.pid, signal.SIGKILL)
-                    except ProcessLookupError:
-                        pass
+                    _kill(process.pid)
                     process.wait()
+
+
+#: The process group that each thread of this process waits for.
+_running: dict[int, int] = {}
+
+
+def kill_commands(threads: Iterable[threading.Thread]) -> None:
+    """Kill the commands that these threads wait for, with all that the commands started.
+
+    For executors of threads that are shut down: a command is in a session of its own, and would outlive the program.
+    """
+    for thread in threads:
+        group = _running.get(thread.ident or 0)
+        if group is not None:
+            _kill(group)
+
+
+def _kill(group: int) -> None:
+    try:
+        os.killpg(group, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
 
 
 #: Keyword arguments of a call that are options of flowcore; the function sees those that it has as parameters.

@@ -23,6 +23,7 @@ its constructor arguments are its ``args``, so that it survives a trip between p
     │   ├── BashExitFailure           a bash app's command exited with another code than 0
     │   ├── BadStdStreamFile          stdout= or stderr= cannot be opened
     │   ├── MissingOutputs            a file promised in outputs= is not there
+    │   ├── AppExited                 the app called sys.exit, or raised what is no Exception
     │   └── RemoteError               the app's own exception could not be brought back; its text was
     ├── DataFlowException
     │   ├── DependencyError           the task did not run since something it depends on failed
@@ -57,11 +58,14 @@ its constructor arguments are its ``args``, so that it survives a trip between p
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 
 class FlowcoreError(Exception):
     """Base class of all exceptions that flowcore raises itself."""
+
+    #: Whether another attempt of a task that failed with this could go better.
+    may_pass: ClassVar[bool] = True
 
 
 # --- configuration and plugins
@@ -147,13 +151,23 @@ class BashAppNoReturn(AppException):
         self.reason = reason
 
 
+def signal_name(number: int) -> str:
+    """Return ``signal 9 (SIGKILL)`` for 9."""
+    import signal
+
+    try:
+        return f"signal {number} ({signal.Signals(number).name})"
+    except ValueError:  # a real-time signal
+        return f"signal {number}"
+
+
 class BashExitFailure(AppException):
     """A bash app's command exited with another code than 0.
 
     Args:
         app_name: name of the app.
         exitcode: Unix exit code; negative is the number of the signal that ended it.
-        stderr_tail: the last lines that the command wrote to stderr, where it was redirected to a file.
+        stderr_tail: the last lines that the command wrote to stderr; None where ``stderr=`` did not keep them.
     """
 
     def __init__(self, app_name: str, exitcode: int, stderr_tail: str | None = None) -> None:
@@ -164,9 +178,21 @@ class BashExitFailure(AppException):
 
     def __str__(self) -> str:
         text = f"bash_app {self.app_name} failed with unix exit code {self.exitcode}"
+        if self.exitcode < 0:
+            text += f" (killed by {signal_name(-self.exitcode)})"
         if self.stderr_tail:
             text += f"; its stderr ends with:\n{self.stderr_tail}"
+        elif self.stderr_tail is None:
+            text += " (its stderr was not kept: call it with stderr=flowcore.AUTO_LOGNAME)"
         return text
+
+
+class AppExited(AppException):
+    """The app raised what is no ``Exception``: it called ``sys.exit``, or raised KeyboardInterrupt.
+
+    Such a thing would end the program that asks for the result, or look like the user's Ctrl-C. It is this error's
+    ``__cause__``.
+    """
 
 
 class BadStdStreamFile(AppException):
@@ -319,6 +345,8 @@ class KernelClosedError(DataFlowException):
 class MemoizationError(DataFlowException, ValueError):
     """An argument of a cached app has a type for which no memo hasher is registered."""
 
+    may_pass = False
+
 
 class InvalidTransition(DataFlowException):
     """A task was asked to make a step that its state does not allow: a defect in flowcore or a plugin.
@@ -367,6 +395,8 @@ class BlocksFailed(ExecutorError):
 
 class UnsupportedResource(ExecutorError, ValueError):
     """A resource specification that the executor does not know, or cannot ever satisfy."""
+
+    may_pass = False
 
 
 class InterchangeLost(ExecutorError):
@@ -437,6 +467,8 @@ class SerializationError(FlowcoreError):
         what: the object, by the name that the user gave it (``argument 'x' of app 'f'``).
         reason: why, and what to do.
     """
+
+    may_pass = False
 
     def __init__(self, what: str, reason: str = "") -> None:
         super().__init__(what, reason)

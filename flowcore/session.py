@@ -81,7 +81,7 @@ class DataFlowKernel:
         self._stop_periodic = threading.Event()
         self._periodic: threading.Thread | None = None
         self._feed.start()
-        atexit.register(self.cleanup)
+        atexit.register(self._at_exit)
         # Before its executors: hooks hear of the run first, and each start has its finish.
         self.hooks.call("flowcore_run_started", run=self.run)
         try:
@@ -179,7 +179,7 @@ class DataFlowKernel:
             if self._cleaned:
                 return
             self._cleaned = True
-        atexit.unregister(self.cleanup)
+        atexit.unregister(self._at_exit)
         self._stop_periodic.set()
         if self._periodic is not None:
             self._periodic.join()
@@ -223,6 +223,15 @@ class DataFlowKernel:
         _unload(self)
 
     # --- parts
+
+    def _at_exit(self) -> None:
+        left = self.kernel.unfinished()
+        if left:
+            sys.stderr.write(
+                f"flowcore: the program ended while {left} task{'s were' if left > 1 else ' was'} not over, which "
+                "end with it. To wait for tasks, use `with flowcore.load(...):` or flowcore.wait_for_current_tasks()\n"
+            )
+        self.cleanup()
 
     def _build(self, config: Config) -> None:
         self.hooks = self._make_hooks()
@@ -475,6 +484,11 @@ def kernel_for_app(app_name: str) -> DataFlowKernel:
     Raises:
         NoKernelError: none is loaded; names the app.
     """
+    if _loaded is None and "FLOWCORE_WORKER_RANK" in os.environ:
+        raise NoKernelError(
+            f"app {app_name!r} was called inside a task, on a worker: a worker runs functions and makes no tasks. Call "
+            "apps in a join_app, or call the function itself: app.__wrapped__(...)"
+        )
     if _loaded is None:
         raise NoKernelError(
             f"app {app_name!r} was called, and no configuration is loaded: call flowcore.load() first, "

@@ -17,6 +17,7 @@ from flowcore.plugins.api import (
     UnsupportedResource,
     at_least,
     component,
+    kill_commands,
 )
 
 
@@ -85,8 +86,9 @@ class ThreadPoolExecutor(Executor):
         self._waiting.clear()
         for _ in self._threads:
             self._queue.put(None)
+        kill_commands(self._threads)
         for thread in self._threads:
-            # A thread that is in a task cannot be stopped.
+            # A thread that is in a Python function cannot be stopped.
             thread.join(timeout=0.2)
 
     def _work(self, context: ExecutorContext) -> None:

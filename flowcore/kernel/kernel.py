@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from flowcore.errors import (
+    AppExited,
     ConfigurationError,
     DependencyError,
     JoinError,
@@ -336,7 +337,7 @@ class Kernel:
                 if task.memo_key is None:
                     task.memo_key = self._memoizer.key(task)
                 value = self._memoizer.lookup(task.memo_key)
-                if value is not MISSING:
+                if value is not MISSING and _outputs_exist(spec):
                     self._post(machine.MemoHit(task.id, value, time.time()))
                     return
             task.executor = self._choose(spec.app)
@@ -443,6 +444,7 @@ class Kernel:
                 self._remember(task.memo_key, value)
         if error is not None and task.state is States.failed and not task.cancelled:
             self._note_attempts(task, error)
+            logger.info("%s failed: %s", task, describe(error))
         if self._feed is not None and task.try_time_returned < task.try_time_launched:
             # Cancelled or abandoned: its executor will not report it.
             self._feed.attempt(task, time.time(), None, error)
@@ -523,6 +525,11 @@ class Kernel:
 
     def _note_failure(self, result: AttemptResult) -> None:
         task = self._machine.tasks.get(result.task_id)
+        if not isinstance(result.error, Exception):
+            name = task.spec.app.name if task is not None else "unknown"
+            error = AppExited(f"app {name!r} raised {result.error!r}, which is no Exception; return a value instead")
+            error.__cause__ = result.error
+            result.error = error
         if task is not None and result.error is not None:
             where = f", {result.where}" if result.where else ""
             result.error.add_note(
@@ -545,6 +552,11 @@ class Kernel:
             task = self._machine.tasks.get(result.task_id)
             if task is not None and task.try_id == result.try_id:
                 self._feed.attempt(task, now, result.where, result.error)
+
+
+def _outputs_exist(spec: TaskSpec) -> bool:
+    """Return whether the files that an earlier call made are still there, as far as can be seen from here."""
+    return all(Path(file.filepath).exists() for file in spec.outputs if file.scheme == "file")
 
 
 def _shown(value: Any) -> str:

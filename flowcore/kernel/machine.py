@@ -8,6 +8,7 @@ raises with the last events of its task.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future
@@ -15,7 +16,7 @@ from typing import Any
 
 import attrs
 
-from flowcore.errors import InvalidTransition, describe
+from flowcore.errors import FlowcoreError, InvalidTransition, describe
 from flowcore.futures import AppFuture, DataFuture
 from flowcore.kernel.states import FINAL, TRANSITIONS, States
 from flowcore.kernel.task import Task
@@ -499,7 +500,10 @@ class Machine:
         task.fail_history.append(describe(failure))
         if task.stage_outs:
             actions.append(TellStagers(task, failure))
-        if self._ask_retry_cost and isinstance(failure, Exception):
+        if isinstance(failure, FlowcoreError) and not failure.may_pass:
+            # What cannot be sent, hashed or had will not be at the next attempt either.
+            self._fail(task, failure, math.inf, at, actions)
+        elif self._ask_retry_cost and isinstance(failure, Exception):
             actions.append(AskRetryCost(task, failure))
         else:
             self._fail(task, failure, 1, at, actions)

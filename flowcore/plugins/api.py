@@ -8,6 +8,7 @@ importing anything::
     1 = "my_package"
 """
 
+from flowcore.bash import kill_commands
 from flowcore.errors import (
     AuthException,
     BadHostKeyException,
@@ -113,4 +114,5 @@ __all__ = [
     "component",
     "function_identity",
     "hookimpl",
+    "kill_commands",
 ]

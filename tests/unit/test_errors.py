@@ -91,8 +91,16 @@ def test_the_tree_in_the_docstring_is_the_tree():
     ("error", "text"),
     [
         (SAMPLES[0], "missing numpy, scipy: the array hasher needs them"),
-        (SAMPLES[2], "bash_app app failed with unix exit code 3"),
-        (SAMPLES[3], "bash_app app failed with unix exit code -9; its stderr ends with:\ntail of stderr"),
+        (
+            SAMPLES[2],
+            "bash_app app failed with unix exit code 3 "
+            "(its stderr was not kept: call it with stderr=flowcore.AUTO_LOGNAME)",
+        ),
+        (
+            SAMPLES[3],
+            "bash_app app failed with unix exit code -9 (killed by signal 9 (SIGKILL)); "
+            "its stderr ends with:\ntail of stderr",
+        ),
         (SAMPLES[5], "the app ended; missing: a.txt, b.txt"),
         (SAMPLES[6], "m.E: text (the exception object itself could not be sent back: reason)"),
         (SAMPLES[10], "message"),

@@ -16,6 +16,7 @@ import pytest
 import flowcore
 from flowcore import Config, File, bash_app, join_app, python_app
 from flowcore.errors import (
+    AppExited,
     ConfigurationError,
     DependencyError,
     KernelClosedError,
@@ -149,7 +150,11 @@ def test_exception_without_text_fails_its_task(threads):
 
 
 def test_end_of_the_interpreter_in_an_app_fails_the_task_alone(threads):
-    assert isinstance(fail(SystemExit(3)).exception(timeout=WAIT_S), SystemExit)
+    # As itself, it would end the program that asks for the result.
+    error = fail(SystemExit(3)).exception(timeout=WAIT_S)
+    assert isinstance(error, AppExited)
+    assert isinstance(error.__cause__, SystemExit)
+    assert str(error) == "app 'fail' raised SystemExit(3), which is no Exception; return a value instead"
     assert identity(1).result(timeout=WAIT_S) == 1
 
 
@@ -168,6 +173,15 @@ def test_threads_have_no_resources(threads):
 
 
 # --- retries
+
+
+@pytest.mark.parametrize("error", [SerializationError("argument 'x'", "no"), UnsupportedResource("refusing", "gpus")])
+def test_what_cannot_pass_is_not_tried_again(load, error):
+    asked = []
+    load(executors=[Refusing(error)], retries=5, retry_handler=lambda *args: asked.append(args) or 1)
+    assert identity(1).exception(timeout=WAIT_S) is error
+    assert asked == []
+    assert not any("earlier attempts" in note for note in getattr(error, "__notes__", []))
 
 
 def test_retries_and_their_history(load):
@@ -423,6 +437,7 @@ def test_chain_of_memo_hits_through_data_futures(threads, tmp_path):
 
     file = File(str(tmp_path / "same.txt"))
     step(file, outputs=[file]).result(timeout=WAIT_S)
+    (tmp_path / "same.txt").touch()
     # Each link is a hit, and is set off by the one before: the first one is held back until all are there.
     gate: Future[File] = Future()
     future = step(gate, outputs=[file])

@@ -519,3 +519,20 @@ def test_keys_are_the_same_in_every_process(tmp_path):
         assert done.returncode == 0, done.stderr
         outputs.add(done.stdout)
     assert len(outputs) == 1
+
+
+def test_a_call_whose_output_is_gone_is_made_again(tmp_path):
+    @python_app(cache=True)
+    def write(outputs=()):
+        with open(outputs[0], "w") as file:
+            file.write("x")
+
+    path = tmp_path / "out"
+    with flowcore.load({"run_dir": str(tmp_path / "runs")}) as dfk:
+        write(outputs=[File(str(path))]).result(timeout=30)
+        write(outputs=[File(str(path))]).result(timeout=30)
+        assert dfk.memo_hits == 1
+        path.unlink()
+        write(outputs=[File(str(path))]).result(timeout=30)
+        assert dfk.memo_hits == 1
+        assert path.read_text() == "x"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import pathlib
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from flowcore.errors import (
 from flowcore.kernel.states import FINAL_STATES, TRANSITIONS, States
 from flowcore.plugins.api import Executor, hookimpl
 from flowcore.session import make_run_dir
+from flowcore.testing import eventually
 
 WAIT_S = 60
 LOGGER = logging.getLogger("flowcore")
@@ -84,6 +86,7 @@ def test_a_run_dir_that_cannot_be_made(tmp_path):
 RACE = """
 import pathlib, sys
 from flowcore.session import make_run_dir
+from flowcore.testing import eventually
 base = pathlib.Path(sys.argv[1])
 sys.stdin.readline()
 for _ in range(50):
@@ -648,3 +651,74 @@ def test_a_hook_that_does_not_fit_is_refused(config):
         flowcore.load(config(hooks=[Misfit()]))
     assert "Misfit" in str(caught.value)
     assert "no_such_argument" in str(caught.value)
+
+
+def run_script(tmp_path, text):
+    (tmp_path / "script.py").write_text(text)
+    return subprocess.run(
+        [sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def test_a_program_that_ends_before_its_tasks_says_so(tmp_path):
+    done = run_script(
+        tmp_path,
+        """
+import flowcore, threading
+started = threading.Event()
+def wait():
+    started.set()
+    threading.Event().wait()
+flowcore.load()
+flowcore.python_app(wait)()
+started.wait()
+""",
+    )
+    assert done.returncode == 0
+    assert done.stderr == (
+        "flowcore: the program ended while 1 task was not over, which end with it. To wait for tasks, use "
+        "`with flowcore.load(...):` or flowcore.wait_for_current_tasks()\n"
+    )
+
+
+def test_commands_on_threads_end_with_the_program(tmp_path):
+    done = run_script(
+        tmp_path,
+        """
+import flowcore, pathlib, time
+@flowcore.bash_app
+def sh(): return "sleep 1000 & echo $! > child; echo $$ > shell; wait"
+flowcore.load()
+future = sh()
+while not (pathlib.Path("shell").exists() and pathlib.Path("shell").read_text().strip()):
+    time.sleep(0.01)
+""",
+    )
+    assert done.returncode == 0
+    for name in ("shell", "child"):
+        pid = int((tmp_path / name).read_text())
+        eventually(lambda pid=pid: not os.path.exists(f"/proc/{pid}") or "Z" in stat(pid), what=f"the end of {name}")
+
+
+def stat(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return "Z"
+
+
+def test_python_m_flowcore_is_the_command_line():
+    done = subprocess.run(
+        [sys.executable, "-m", "flowcore", "--version"], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert flowcore.__version__ in done.stdout
+
+
+def test_failures_are_named_in_the_log(tmp_path):
+    def bad():
+        raise ValueError("boo")
+
+    with flowcore.load({"run_dir": str(tmp_path / "runs")}) as dfk:
+        flowcore.python_app(bad)()
+    assert "task 0 (app 'bad') failed: ValueError: boo" in (dfk.run_dir / "flowcore.log").read_text()

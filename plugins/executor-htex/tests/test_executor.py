@@ -20,6 +20,7 @@ from flowcore.errors import (
     ConfigurationError,
     DeserializationError,
     ExecutorError,
+    NoKernelError,
     SerializationError,
     UnsupportedResource,
 )
@@ -237,6 +238,18 @@ def test_a_result_that_cannot_be_loaded_here(load: Load) -> None:
     with pytest.raises(DeserializationError, match="the result of the task cannot be loaded here"):
         result().result(timeout=30)
     assert double(1).result(timeout=30) == 2
+
+
+def test_an_app_that_is_called_inside_a_task_points_to_join_apps(load: Load) -> None:
+    inner = double
+
+    @flowcore.python_app
+    def outer() -> int:
+        return inner(1).result()
+
+    load()
+    with pytest.raises(NoKernelError, match=r"app 'double' was called inside a task, on a worker.*join_app"):
+        outer().result(timeout=30)
 
 
 def test_resources_of_single_tasks_are_refused_clearly(load: Load) -> None:

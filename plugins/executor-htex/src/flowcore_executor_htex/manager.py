@@ -270,7 +270,7 @@ class Manager:
                     self._failed_starts = 0
             if alive:
                 self._watch(worker)
-            else:
+            elif not self._stopping:
                 lost = self._replace(worker)
                 if lost is not None:
                     results.append(lost)
