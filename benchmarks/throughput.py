@@ -1,7 +1,7 @@
 """No-op tasks per second, round trips, chains and submit rates of flowcore and its peers, in one run.
 
 Everyone has two workers and default settings. Machines differ and are noisy: read the ratios, which are taken within
-one run; each figure is the median of ``--repeats`` rounds in which all systems take turns.
+one run; each figure is the median of ``--repeats`` rounds in which all systems take turns, each in a fresh process.
 
     python benchmarks/throughput.py --peers parsl,process-pool,hub --json results.json
 """
@@ -15,6 +15,7 @@ import json
 import os
 import platform
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -160,6 +161,15 @@ def measure(name: str, tasks: int, trips: int, links: int) -> dict[str, float]:
         return figures
 
 
+def isolated(name: str, options: argparse.Namespace) -> dict[str, float]:
+    """Run :func:`measure` in a process of its own: what one system leaves behind must not slow the next one down."""
+    sizes = [f"--{size}={getattr(options, size)}" for size in ("tasks", "trips", "links")]
+    command = [sys.executable, __file__, "--only", name, *sizes]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return figures
+
+
 def ratios(results: dict[str, dict[str, float]]) -> dict[str, float]:
     """Return the ratios that the project's goals are stated in, for the systems that ran."""
     wanted = [
@@ -188,16 +198,20 @@ def main() -> None:
     parser.add_argument("--links", type=int, default=2000, help="tasks of the chain")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", nargs="?", const="-", help="write the figures as JSON, to a file or to stdout")
+    parser.add_argument("--only", help=argparse.SUPPRESS)  # one system once, in this process
     options = parser.parse_args()
     peers = [p for p in options.peers.split(",") if p]
     for peer in peers:
         if peer not in PEERS:
             parser.error(f"unknown peer {peer!r}; choose among {', '.join(PEERS)}")
+    if options.only:
+        print(json.dumps(measure(options.only, options.tasks, options.trips, options.links)))
+        return
     rounds: dict[str, list[dict[str, float]]] = {}
     for number in range(options.repeats):
         for name in ["flowcore-htex", "flowcore-threads", *peers]:
             print(f"round {number + 1}/{options.repeats}: {name}", file=sys.stderr, flush=True)
-            rounds.setdefault(name, []).append(measure(name, options.tasks, options.trips, options.links))
+            rounds.setdefault(name, []).append(isolated(name, options))
     results = {
         name: {figure: statistics.median(run[figure] for run in runs) for figure in runs[0]}
         for name, runs in rounds.items()
