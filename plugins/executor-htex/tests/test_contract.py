@@ -19,8 +19,10 @@ class TestHtex(BlockExecutorContract):
         return HighThroughputExecutor(label="htex", max_workers_per_node=2, provider=provider)
 
 
-class TestHtexInPlainText(TestHtex):
+class TestHtexInPlainTextOverTcp(TestHtex):
     @pytest.fixture
     def executor(self) -> HighThroughputExecutor:
         provider = LocalProvider(init_blocks=1, max_blocks=2)
-        return HighThroughputExecutor(label="htex", max_workers_per_node=2, provider=provider, encrypted=False)
+        return HighThroughputExecutor(
+            label="htex", max_workers_per_node=2, provider=provider, encrypted=False, address="127.0.0.1"
+        )

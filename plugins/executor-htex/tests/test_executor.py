@@ -322,7 +322,7 @@ def test_the_interchange_cannot_have_a_taken_port(load: Load) -> None:
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(ExecutorError, match=f"cannot bind 127.0.0.1 to any port from {port} to {port} for workers"):
-            load(worker_port_range=(port, port + 1))
+            load(worker_port_range=(port, port + 1), address="127.0.0.1")
 
 
 @pytest.mark.parametrize(

@@ -155,7 +155,7 @@ def test_an_address_that_no_manager_reaches_says_so(load: Load, tmp_path: Path) 
     )
     manager = "{python} -P -m flowcore_executor_htex.manager {settings} --block-id {block_id}"
     command = f"{{python}} {tmp_path}/mislead.py {{settings}}; exec {manager}"
-    load(launch_cmd=command, address_probe_timeout=0.5)
+    load(launch_cmd=command, address_probe_timeout=0.5, address="127.0.0.1")
     with pytest.raises(BlocksFailed, match=r"the interchange cannot be reached from .*127\.0\.0\.9.*address="):
         double(1).result(timeout=30)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import psutil
+import pytest
 import zmq
 from flowcore_executor_htex import protocol
 from flowcore_executor_htex.security import Gate, be_client
@@ -49,7 +50,7 @@ def test_secrets_are_in_private_files_only_and_go_with_the_run(load: Callable[..
 
 
 def test_only_clients_with_the_keys_of_the_run_get_an_answer(load: Callable[..., flowcore.DataFlowKernel]) -> None:
-    dfk = load(config={"strategy": "none"})
+    dfk = load(config={"strategy": "none"}, address="127.0.0.1")
     assert one().result(timeout=30) == 1
     settings = settings_of(dfk)
     port = settings["port"]
@@ -88,8 +89,11 @@ def test_the_gate_passes_one_key_and_answers_anything_else_with_400() -> None:
         gate.socket.close()
 
 
-def test_listens_on_loopback_for_blocks_of_this_host(load: Callable[..., flowcore.DataFlowKernel]) -> None:
-    dfk = load()
+@pytest.mark.parametrize(("options", "expected"), [({}, set()), ({"address": "127.0.0.1"}, {"127.0.0.1"})])
+def test_listens_where_it_must_only(
+    load: Callable[..., flowcore.DataFlowKernel], options: dict[str, str], expected: set[str]
+) -> None:
+    load(**options)
     assert one().result(timeout=30) == 1
     addresses = {
         c.laddr.ip
@@ -97,5 +101,15 @@ def test_listens_on_loopback_for_blocks_of_this_host(load: Callable[..., flowcor
         for c in process.net_connections("tcp")
         if c.status == psutil.CONN_LISTEN
     }
-    assert addresses == {"127.0.0.1"}
-    assert Path(dfk.run_dir).is_dir()
+    assert addresses == expected
+
+
+def test_the_local_socket_is_for_this_user_and_goes_with_the_run(
+    load: Callable[..., flowcore.DataFlowKernel],
+) -> None:
+    dfk = load()
+    assert one().result(timeout=30) == 1
+    folder = Path(str(settings_of(dfk)["local_path"])).parent
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    flowcore.clear()
+    assert not folder.exists()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import select
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Sequence
@@ -83,8 +85,8 @@ class HighThroughputExecutor(BlockExecutor):
         launch_cmd: command that starts the manager on a node, with the places ``{python}``, ``{settings}`` and
             ``{block_id}``; None for the default.
         address: address of this host that the nodes can reach, and on which the interchange listens for them; None:
-            the loopback address for blocks of this host, else all addresses, of which each manager takes the first
-            that it reaches.
+            no port but a Unix socket for blocks of this host, else all addresses, of which each manager takes the
+            first that it reaches.
         worker_port_range: (low, high): the interchange listens for managers on a port from low to high - 1.
         interchange_port_range: accepted as in the reference; this process and its interchange need no port.
         storage_access: stagers for the tasks' files.
@@ -132,6 +134,7 @@ class HighThroughputExecutor(BlockExecutor):
         self._context: ExecutorContext | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
+        self._local_dir = ""
         self._broken: Exception | None = None
         self._stopping = False
         self._managers = protocol.Managers([], [], 0)
@@ -146,10 +149,14 @@ class HighThroughputExecutor(BlockExecutor):
         directory = self._directory
         directory.mkdir(parents=True, exist_ok=True)
         keys = _Keys.make() if self.encrypted else _Keys()
-        local = self.provider.on_this_host
-        listen = self.address or (LOOPBACK if local else "*")
+        listen = self.address or "*"
+        if self.address is None and self.provider.on_this_host:
+            # Short, as a Unix socket's path must be, and for this user alone.
+            self._local_dir = tempfile.mkdtemp(prefix="flowcore-")
+        local_path = f"{self._local_dir}/hub" if self._local_dir else ""
         settings = InterchangeSettings(
             worker_address=listen,
+            local_path=local_path,
             worker_port_range=self.worker_port_range,
             heartbeat_period=self.heartbeat_period,
             heartbeat_threshold=self.heartbeat_threshold,
@@ -166,6 +173,7 @@ class HighThroughputExecutor(BlockExecutor):
             ManagerSettings(
                 addresses=addresses,
                 port=port,
+                local_path=local_path,
                 cores_per_worker=self.cores_per_worker,
                 mem_per_worker=self.mem_per_worker,
                 max_workers_per_node=self.max_workers_per_node,
@@ -227,6 +235,8 @@ class HighThroughputExecutor(BlockExecutor):
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
+        if self._local_dir:
+            shutil.rmtree(self._local_dir, ignore_errors=True)
         if self._context is not None:
             # It holds the run's keys.
             (self._directory / "manager.json").unlink(missing_ok=True)

@@ -9,10 +9,12 @@ from __future__ import annotations
 import errno
 import logging
 import random
+import shutil
 import socket
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -82,7 +84,12 @@ class Interchange:
         # An unknown identity raises instead of losing the message silently.
         self._managers.router_mandatory = True
         security.be_server(self._managers, settings.secret_key)
-        self.port = bind(self._managers, settings.worker_address, settings.worker_port_range, "workers")
+        self.port = 0
+        if settings.local_path:
+            self._managers.bind(f"ipc://{settings.local_path}")
+        else:
+            self.port = bind(self._managers, settings.worker_address, settings.worker_port_range, "workers")
+        self._local_path = settings.local_path
         self._stopping = False
         self._moved = 0
         self._heard = False
@@ -186,6 +193,9 @@ class Interchange:
         if self._gate is not None:
             self._gate.socket.close()
         self._context.term()
+        if self._local_path:
+            # The executor may be gone.
+            shutil.rmtree(Path(self._local_path).parent, ignore_errors=True)
 
 
 def _names(greeting: protocol.Hello) -> tuple[Any, ...]:

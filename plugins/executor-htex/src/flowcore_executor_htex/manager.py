@@ -162,8 +162,11 @@ class Manager:
         self._hub.linger = 1000
         self._hub.identity = f"{self._id}-{os.urandom(4).hex()}".encode()
         security.be_client(self._hub, settings.server_public_key, settings.public_key, settings.secret_key)
-        address = find_address(settings)
-        self._hub.connect(f"tcp://{address}:{settings.port}")
+        if settings.local_path:
+            endpoint = f"ipc://{settings.local_path}"
+        else:
+            endpoint = f"tcp://{find_address(settings)}:{settings.port}"
+        self._hub.connect(endpoint)
         greeting = protocol.hello(self._id, block_id, socket.gethostname(), slots)
         wire.send(self._hub, protocol.encode(greeting))
         self._poller = zmq.Poller()
@@ -175,7 +178,7 @@ class Manager:
         self._stopping = False
         for rank in range(slots):
             self._workers.append(self._start_worker(rank))
-        logger.info("manager %s: %d workers, interchange at %s:%d", self._id, slots, address, settings.port)
+        logger.info("manager %s: %d workers, interchange at %s", self._id, slots, endpoint)
 
     def stop(self) -> None:
         """Make :meth:`run` return soon. Safe in a signal handler."""

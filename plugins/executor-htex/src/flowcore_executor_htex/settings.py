@@ -12,9 +12,13 @@ import msgspec
 
 
 class InterchangeSettings(msgspec.Struct, frozen=True):
-    """What the interchange is told. Times are in seconds; empty keys mean no encryption."""
+    """What the interchange is told. Times are in seconds; empty keys mean no encryption.
+
+    With ``local_path``, managers of this host come through a Unix socket there, and no port is opened.
+    """
 
     worker_address: str
+    local_path: str
     worker_port_range: tuple[int, int]
     heartbeat_period: float
     heartbeat_threshold: float
@@ -37,6 +41,7 @@ class ManagerSettings(msgspec.Struct, frozen=True):
 
     addresses: tuple[str, ...]
     port: int
+    local_path: str
     cores_per_worker: float
     mem_per_worker: float | None
     max_workers_per_node: int | None
