@@ -20,7 +20,6 @@ class InterchangeSettings(msgspec.Struct, frozen=True):
     worker_address: str
     local_path: str
     worker_port_range: tuple[int, int]
-    heartbeat_period: float
     heartbeat_threshold: float
     log_file: str
     debug: bool
@@ -51,7 +50,6 @@ class ManagerSettings(msgspec.Struct, frozen=True):
     address_probe_timeout: float
     log_dir: str
     debug: bool
-    executor_label: str
     sys_path: tuple[str, ...]
     server_public_key: str = ""
     public_key: str = ""

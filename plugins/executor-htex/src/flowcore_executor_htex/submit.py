@@ -104,7 +104,7 @@ class Connection:
         key = attempt.task_id << _TRY_BITS | attempt.try_id
         with self._lock:
             function = self._functions.get(attempt.func, attempt.app_name)
-            function.users += 1
+            self._functions.use(function)
             digest = function.digest
             if not function.sent:
                 function.sent = True
