@@ -29,6 +29,7 @@ its constructor arguments are its ``args``, so that it survives a trip between p
     │   ├── DependencyError           the task did not run since something it depends on failed
     │   ├── JoinError                 futures returned by a join_app failed
     │   ├── JoinTypeError             a join_app returned something that is no future
+    │   ├── DependencyCycle           a join_app returned a future that waits for the join_app itself
     │   ├── BadCheckpoint             a checkpoint file that cannot be read
     │   ├── KernelClosedError         the run was cleaned up before this task could finish
     │   ├── MemoizationError          an argument has no memo hasher
@@ -260,31 +261,42 @@ def describe(error: BaseException) -> str:
 
 
 class _ManyCauses(DataFlowException):
-    """Errors that come from other futures: pairs of (exception, identifier of the future)."""
+    """Errors that come from other futures: pairs of (exception, identifier of the future).
+
+    The ``__cause__`` is the first root cause itself, so that a traceback of a long chain of dependencies has two parts.
+    """
 
     def __init__(self, dependent_exceptions_tids: Sequence[tuple[BaseException, str | None]], task_id: int) -> None:
         super().__init__(dependent_exceptions_tids, task_id)
         self.dependent_exceptions_tids = list(dependent_exceptions_tids)
         self.task_id = task_id
-        self.__cause__ = self.dependent_exceptions_tids[0][0] if self.dependent_exceptions_tids else None
+        first = self.dependent_exceptions_tids[0][0] if self.dependent_exceptions_tids else None
+        self.__cause__ = first.__cause__ if isinstance(first, _ManyCauses) else first
+        self._roots: list[tuple[BaseException, str | None]] | None = None
 
     @property
     def root_causes(self) -> list[tuple[BaseException, str | None]]:
         """The errors at the far ends of the chains of dependencies, each with the future it came from."""
-        # Iterative: a chain may be as long as a workflow. A diamond is visited once.
-        found: list[tuple[BaseException, str | None]] = []
-        seen: set[int] = set()
-        stack = list(reversed(self.dependent_exceptions_tids))
-        while stack:
-            error, tid = stack.pop()
-            if id(error) in seen:
-                continue
-            seen.add(id(error))
-            if isinstance(error, _ManyCauses):
-                stack.extend(reversed(error.dependent_exceptions_tids))
-            else:
-                found.append((error, tid))
-        return found
+        # Iterative: a chain may be as long as a workflow. A diamond is visited once, and what a part of the graph has
+        # found is not looked for again.
+        if self._roots is None:
+            found: dict[int, tuple[BaseException, str | None]] = {}
+            seen: set[int] = set()
+            stack = list(reversed(self.dependent_exceptions_tids))
+            while stack:
+                error, tid = stack.pop()
+                if id(error) in seen:
+                    continue
+                seen.add(id(error))
+                if not isinstance(error, _ManyCauses):
+                    found.setdefault(id(error), (error, tid))
+                elif error._roots is not None:
+                    for root in error._roots:
+                        found.setdefault(id(root[0]), root)
+                else:
+                    stack.extend(reversed(error.dependent_exceptions_tids))
+            self._roots = list(found.values())
+        return self._roots
 
 
 class DependencyError(_ManyCauses):
@@ -324,6 +336,29 @@ class JoinError(_ManyCauses):
 
 class JoinTypeError(DataFlowException, TypeError):
     """A join_app returned something that is neither a future nor a list of futures."""
+
+
+class DependencyCycle(DataFlowException):
+    """A join_app returned a future that waits, perhaps through others, for the join_app itself.
+
+    Args:
+        task_id: the task of the join_app.
+        cycle: descriptions of the tasks of the cycle, each of which waits for the next, and the last for the first.
+    """
+
+    def __init__(self, task_id: int, cycle: Sequence[str]) -> None:
+        super().__init__(task_id, cycle)
+        self.task_id = task_id
+        self.cycle = list(cycle)
+
+    def __str__(self) -> str:
+        shown = self.cycle if len(self.cycle) <= 6 else [*self.cycle[:3], "...", *self.cycle[-2:]]
+        path = "a future of " + ", which waits for ".join([*shown[1:], self.cycle[0]])
+        returned = path if len(shown) > 1 else "its own future"
+        return (
+            f"{self.cycle[0]} would wait for itself for ever: its join_app returned {returned}. "
+            "Return a future that does not depend on the join_app's own result"
+        )
 
 
 class BadCheckpoint(DataFlowException):

@@ -188,6 +188,11 @@ class AppFuture(KernelFuture[R]):
         return self._tid
 
     @property
+    def owner(self) -> FutureOwner:
+        """The kernel that runs the task."""
+        return self._owner
+
+    @property
     def outputs(self) -> list[DataFuture]:
         """A :class:`DataFuture` for each file of the call's ``outputs``, in order."""
         if self._outputs is None:
@@ -256,6 +261,11 @@ class DataFuture(KernelFuture[File]):
     def tid(self) -> int | None:
         """Number of the task that makes the file."""
         return self._tid
+
+    @property
+    def owner(self) -> FutureOwner | None:
+        """The kernel that runs the task; None where the parent is a future of another system."""
+        return self.parent.owner if isinstance(self.parent, AppFuture) else None
 
     @property
     def filepath(self) -> str:

@@ -25,9 +25,10 @@ from flowcore.futures import AppFuture
 from flowcore.kernel import checkpoint as checkpoints
 from flowcore.kernel.feed import EventFeed
 from flowcore.kernel.kernel import INTERNAL, Kernel
-from flowcore.kernel.memo import Hashing, Memoizer
+from flowcore.kernel.memo import Memoizer
 from flowcore.kernel.staging import FileStaging
 from flowcore.logs import set_file_logger
+from flowcore.memoization import Hashing, installed_hashers
 from flowcore.plugins import registry
 from flowcore.plugins.executor import BlockExecutor, Executor, ExecutorContext
 from flowcore.plugins.hooks import HookManager
@@ -297,11 +298,9 @@ class DataFlowKernel:
         _install_reducer(self, reduce)
 
     def _make_memoizer(self) -> Memoizer:
-        hashers, problems = registry.load_all("memo_hasher")
+        hashers, problems = installed_hashers()
         for problem in problems:
             logger.error("memo hashers are left out: %s", problem)
-        # Those of plugins first: they may be more specific than the core's.
-        hashers.sort(key=lambda pair: pair[0].distribution == registry.CORE)
         hook: Callable[[Any, bool], bytes | None] | None = None
         if self.hooks.wanted("flowcore_memo_hash"):
 
@@ -312,7 +311,7 @@ class DataFlowKernel:
         known = checkpoints.load(self._config.checkpoint_files or [])
         if known:
             logger.info("%d results were loaded from checkpoints", len(known))
-        return Memoizer(Hashing([cls() for _, cls in hashers], hook), known)
+        return Memoizer(Hashing(hashers, hook), known)
 
     def _make_staging(self) -> FileStaging:
         default = [registry.get("staging", "noop")()]

@@ -18,13 +18,14 @@ _CONTAINERS = (list, tuple, dict, set, frozenset)
 
 
 class Found:
-    """What :func:`find` met: the futures, each once and in order, and whether there was any File."""
+    """What :func:`find` met: the futures, each once and in order, whether one is in a container, and any File."""
 
-    __slots__ = ("_seen", "files", "futures")
+    __slots__ = ("_seen", "files", "futures", "nested")
 
     def __init__(self) -> None:
         self.futures: list[Future[Any]] = []
         self.files = False
+        self.nested = False
         self._seen: set[int] = set()
 
     def look_at(self, value: Any, inside: tuple[int, ...] = ()) -> None:
@@ -32,6 +33,8 @@ class Found:
         if kind in _LEAF:
             return
         if isinstance(value, Future):
+            if inside:
+                self.nested = True
             if id(value) not in self._seen:
                 self._seen.add(id(value))
                 self.futures.append(value)
@@ -98,3 +101,22 @@ def replace_all(
 def value_of(leaf: Any) -> Any:
     """Return a future's result, and anything else as it is. The future must be done and not failed."""
     return leaf.result() if isinstance(leaf, Future) else leaf
+
+
+def snapshot(value: Any) -> Any:
+    """Return ``value`` with a copy of each container that holds a future, at any depth; all else is shared."""
+    kind = type(value)
+    if kind in _LEAF or kind not in _CONTAINERS:
+        return value
+    parts = [part for pair in value.items() for part in pair] if kind is dict else list(value)
+    copies = [snapshot(part) for part in parts]
+    if not any(copy is not part or isinstance(part, Future) for copy, part in zip(copies, parts, strict=True)):
+        return value
+    if kind is dict:
+        return dict(zip(copies[::2], copies[1::2], strict=True))
+    return copies if kind is list else kind(copies)
+
+
+def snapshot_all(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Apply :func:`snapshot` to positional and keyword arguments."""
+    return tuple([snapshot(a) for a in args]), {k: snapshot(v) for k, v in kwargs.items()}

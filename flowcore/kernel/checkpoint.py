@@ -1,9 +1,9 @@
-"""Checkpoints: results of cached tasks in append-only files that survive being cut off anywhere.
+"""Checkpoints: results of cached apps in append-only files that survive being cut off, or damaged, anywhere.
 
-A file begins with a line that names the format. A record is a length, a CRC-32 and the pickled
-``(key, result)``, written with one ``write`` on a file opened for appending: a run that is killed loses at most
-the record being written. Reading stops at the first record that is cut off or damaged, says so, and keeps all
-before it.
+A file begins with a line that names the format. A record is a head (a mark, the length and the CRC-32 of the body, and
+the CRC-32 of these) and a body, the pickled ``(key, result)``, written with one ``write`` on a file opened for
+appending: a run that is killed loses at most the record being written. Reading skips what is damaged, goes on at the
+next mark whose head is sound, and says what it skipped.
 """
 
 from __future__ import annotations
@@ -15,16 +15,19 @@ import threading
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from flowcore import serialize
 from flowcore.errors import BadCheckpoint, SerializationError
 
 logger = logging.getLogger(__name__)
 
-MAGIC = b"flowcore checkpoint 1\n"
+MAGIC = b"flowcore checkpoint 2\n"
 FILE_NAME = "tasks.ckpt"
-_HEAD = struct.Struct(">QI")
+#: Begins each record, so that the next one is found behind damage.
+MARK = b"\xffFC\x02"
+_HEAD = struct.Struct(">4sQII")
+_SCAN_BYTES = 1 << 20
 
 
 class CheckpointFile:
@@ -56,7 +59,7 @@ class CheckpointFile:
             except SerializationError as error:
                 logger.warning("result %s is not checkpointed: %s", key, error)
                 continue
-            data += _HEAD.pack(len(body), zlib.crc32(body)) + body
+            data += _head(body) + body
             count += 1
         if not count:
             return
@@ -85,35 +88,70 @@ class CheckpointFile:
                 self._fd = None
 
 
-def read(path: Path) -> Iterator[tuple[str, Any]]:
-    """Yield the (key, value) of each record of one checkpoint file.
+def _head(body: bytes) -> bytes:
+    start = struct.pack(">4sQI", MARK, len(body), zlib.crc32(body))
+    return start + struct.pack(">I", zlib.crc32(start))
+
+
+def _body_of(head: bytes) -> tuple[int, int] | None:
+    """Return the length and the checksum of the body that a head announces; None if it is no sound head."""
+    if len(head) < _HEAD.size:
+        return None
+    mark, size, crc, own_crc = _HEAD.unpack(head)
+    sound = mark == MARK and own_crc == zlib.crc32(head[:-4])
+    return (size, crc) if sound else None
+
+
+def _next_record(file: IO[bytes], position: int) -> int | None:
+    """Return where the first record with a sound head begins, at ``position`` or behind it."""
+    while True:
+        file.seek(position)
+        block = file.read(_SCAN_BYTES)
+        at = block.find(MARK)
+        while at >= 0:
+            file.seek(position + at)
+            if _body_of(file.read(_HEAD.size)) is not None:
+                return position + at
+            at = block.find(MARK, at + 1)
+        if len(block) < _SCAN_BYTES:
+            return None
+        position += len(block) - len(MARK) + 1  # a mark may lie across two blocks
+
+
+def read(path: Path, skipped: list[str]) -> Iterator[tuple[str, Any]]:
+    """Yield the (key, value) of each sound record of one checkpoint file.
+
+    Args:
+        path: the file.
+        skipped: gets a message for each part of the file that was left out.
 
     Raises:
-        BadCheckpoint: at its start if the file is no checkpoint; where a record is cut off or damaged, after
-            all records before it. Says what was kept.
+        BadCheckpoint: at the start, if the file is no checkpoint.
     """
     with path.open("rb") as file:
         if file.read(len(MAGIC)) != MAGIC:
             raise BadCheckpoint(f"{path} is no flowcore checkpoint: it does not begin with {MAGIC!r}")
-        count = 0
-        while head := file.read(_HEAD.size):
-            if len(head) < _HEAD.size:
-                raise BadCheckpoint(f"{path}: its last record is cut off; the {count} before it are loaded")
-            size, crc = _HEAD.unpack(head)
-            body = file.read(size) if size <= path.stat().st_size else b""
-            if len(body) < size:
-                raise BadCheckpoint(f"{path}: its last record is cut off; the {count} before it are loaded")
-            if zlib.crc32(body) != crc:
-                raise BadCheckpoint(
-                    f"{path}: record {count} is damaged (its checksum differs); the {count} before it are loaded"
-                )
+        end = path.stat().st_size
+        position = len(MAGIC)
+        while position < end:
+            file.seek(position)
+            announced = _body_of(file.read(_HEAD.size))
+            body = file.read(announced[0]) if announced and announced[0] <= end - position else b""
+            if announced is None or len(body) < announced[0] or zlib.crc32(body) != announced[1]:
+                following = _next_record(file, position + 1)
+                if following is None:
+                    skipped.append(f"{path}: its last record, at byte {position}, is cut off or damaged")
+                    return
+                skipped.append(f"{path}: bytes {position} to {following} are damaged")
+                position = following
+                continue
             try:
                 key, value = serialize.loads(body)
             except Exception as error:  # noqa: BLE001 - a result whose class is gone must not lose the others
-                logger.warning("%s: record %d cannot be loaded: %r", path, count, error)
+                skipped.append(f"{path}: the record at byte {position} cannot be loaded: {error!r}")
             else:
                 yield key, value
-            count += 1
+            position += _HEAD.size + len(body)
 
 
 def load(places: Iterable[str | os.PathLike[str]]) -> dict[str, Any]:
@@ -123,7 +161,7 @@ def load(places: Iterable[str | os.PathLike[str]]) -> dict[str, Any]:
         places: checkpoint folders, run folders, or checkpoint files.
 
     Returns:
-        Results by memo key. What could not be read was logged as a warning.
+        Results by memo key. What could not be read was logged as warnings, which say how many records were loaded.
 
     Raises:
         BadCheckpoint: a place does not exist.
@@ -140,11 +178,18 @@ def load(places: Iterable[str | os.PathLike[str]]) -> dict[str, Any]:
             raise BadCheckpoint(
                 f"checkpoint {path} does not exist; flowcore.checkpoints.get_all_checkpoints() lists those there are"
             )
+        skipped: list[str] = []
+        count = 0
         try:
-            for key, value in read(file):
+            for key, value in read(file, skipped):
                 results[key] = value
+                count += 1
         except BadCheckpoint as error:
-            logger.warning("%s", error)
+            skipped.append(str(error))
+        for what in skipped:
+            logger.warning("checkpoint: left out: %s", what)
+        if skipped:
+            logger.warning("checkpoint %s: the %d sound records are loaded", file, count)
     return results
 
 

@@ -155,6 +155,9 @@ class Kernel:
         if app.executors is not None:
             self._check_labels(app)
         found = arguments.find(spec.args, spec.kwargs)
+        if found is not None and found.nested:
+            # What the user does to a list afterwards (append this call's own future, say) is not part of the call.
+            spec.args, spec.kwargs = arguments.snapshot_all(spec.args, spec.kwargs)
         task_id = next(self._ids)
         future: AppFuture[Any] = AppFuture(task_id, self)
         memoized = app.cache and self._memoizer is not None
@@ -336,9 +339,7 @@ class Kernel:
             if spec.app.cache and self._memoizer is not None:
                 if task.memo_key is None:
                     task.memo_key = self._memoizer.key(task)
-                value = self._memoizer.lookup(task.memo_key)
-                if value is not MISSING and _outputs_exist(spec):
-                    self._post(machine.MemoHit(task.id, value, time.time()))
+                if self._known_or_on_its_way(task, self._memoizer, task.memo_key):
                     return
             task.executor = self._choose(spec.app)
             coming: list[Future[Any]] = []
@@ -373,21 +374,19 @@ class Kernel:
 
     def _begin_join(self, action: machine.BeginJoin) -> None:
         task = action.task
+        if isinstance(task.joins, list):
+            task.joins = list(task.joins)  # the user may still append to it
         futures = task.joins if isinstance(task.joins, list) else [task.joins]
         wrong = [f for f in futures if not isinstance(f, Future)]
-        if wrong or task.future in futures:
+        if wrong:
             problem = (
                 f"join_app {task.spec.app.name!r} must return a future or a list of futures, got "
-                f"{'a list with ' if isinstance(task.joins, list) else ''}{_shown(wrong[0])}"
-                if wrong
-                else f"join_app {task.spec.app.name!r} returned its own future and would wait for itself for ever"
-            ) + ". Return what calling an app gives; a plain value is the business of a python_app"
+                f"{'a list with ' if isinstance(task.joins, list) else ''}{_shown(wrong[0])}. "
+                "Return what calling an app gives; a plain value is the business of a python_app"
+            )
             self._post(machine.Finished(task.id, task.try_id, None, JoinTypeError(problem), time.time()))
             return
-        with self._lock:
-            actions = self._machine.watch_join(task, futures)
-        for following in actions:
-            self._perform[type(following)](following)
+        self._post(machine.JoinReturned(task.id, task.try_id, futures, time.time()))
 
     def _collect_join(self, action: machine.CollectJoin) -> None:
         task = action.task
@@ -442,6 +441,8 @@ class Kernel:
                     self.memo_hits += 1
             elif error is None:
                 self._remember(task.memo_key, value)
+            if self._memoizer is not None:
+                self._memoizer.end(task.memo_key, task.future)
         if error is not None and task.state is States.failed and not task.cancelled:
             self._note_attempts(task, error)
             logger.info("%s failed: %s", task, describe(error))
@@ -487,6 +488,22 @@ class Kernel:
                     f"app {app.name!r} wants executor {label!r}, which the configuration does not have"
                     f"{close_match(label, self._labels)}; its executors: {', '.join(self._labels)}"
                 )
+
+    def _known_or_on_its_way(self, task: Task, memoizer: Memoizer, key: str) -> bool:
+        """Settle a task whose result is known, or let it wait for the equal task that runs; False: it must run."""
+        # Not a join_app: one that returns an equal call of itself would wait for itself. Nor twice for one that failed.
+        may_wait = task.spec.app.kind != "join" and (task.twin is None or task.twin.cancelled())
+        if may_wait:
+            task.twin = memoizer.begin(key, task.future)
+        # After begin: a result that comes in between is not missed.
+        value = memoizer.lookup(key)
+        if value is not MISSING and _outputs_exist(task.spec):
+            self._post(machine.MemoHit(task.id, value, time.time()))
+            return True
+        if may_wait and task.twin is not None:
+            self._post(machine.TwinRuns(task.id, task.twin, time.time()))
+            return True
+        return False
 
     def _choose(self, app: AppInfo) -> str:
         if app.kind == "join":

@@ -16,8 +16,9 @@ from typing import Any
 
 import attrs
 
-from flowcore.errors import FlowcoreError, InvalidTransition, describe
+from flowcore.errors import DependencyCycle, FlowcoreError, InvalidTransition, describe
 from flowcore.futures import AppFuture, DataFuture
+from flowcore.kernel.cycles import find_cycle
 from flowcore.kernel.states import FINAL, TRANSITIONS, States
 from flowcore.kernel.task import Task
 from flowcore.plugins.executor import AttemptResult
@@ -65,6 +66,15 @@ class MemoHit:
 
 
 @attrs.define(slots=True, eq=False)
+class TwinRuns:
+    """Another task computes the same result at this moment: wait for its future, then prepare again."""
+
+    task_id: int
+    twin: Future[Any]
+    at: float
+
+
+@attrs.define(slots=True, eq=False)
 class DependenciesFailed:
     """Values cannot be had for the task's futures."""
 
@@ -102,6 +112,16 @@ class RetryCost:
 
 
 @attrs.define(slots=True, eq=False)
+class JoinReturned:
+    """A join_app returned these futures."""
+
+    task_id: int
+    try_id: int
+    futures: Sequence[Future[Any]]
+    at: float
+
+
+@attrs.define(slots=True, eq=False)
 class Finished:
     """The join or the stage-out of an attempt is over, with a value or an error."""
 
@@ -133,10 +153,12 @@ Event = (
     | FutureDone
     | Prepared
     | MemoHit
+    | TwinRuns
     | DependenciesFailed
     | AttemptsEnded
     | AttemptsRunning
     | RetryCost
+    | JoinReturned
     | Finished
     | CancelRequested
     | Aborted
@@ -185,7 +207,7 @@ class AskRetryCost:
 
 @attrs.define(slots=True, eq=False)
 class BeginJoin:
-    """Look at what the join_app returned; watch its futures through :meth:`Machine.watch_join`."""
+    """Look at what the join_app returned; post JoinReturned with its futures."""
 
     task: Task
 
@@ -290,10 +312,12 @@ class Machine:
             FutureDone: self._future_done,
             Prepared: self._prepared,
             MemoHit: self._memo_hit,
+            TwinRuns: self._twin_runs,
             DependenciesFailed: self._dependencies_failed,
             AttemptsEnded: self._attempts_ended,
             AttemptsRunning: self._attempts_running,
             RetryCost: self._retry_cost,
+            JoinReturned: self._join_returned,
             Finished: self._finished,
             CancelRequested: self._cancel_requested,
             Aborted: self._aborted,
@@ -307,15 +331,6 @@ class Machine:
         """
         actions: list[Action] = []
         self._handlers[type(event)](event, actions)
-        return actions
-
-    def watch_join(self, task: Task, futures: Sequence[Future[Any]]) -> list[Action]:
-        """Wait for the futures that a join_app returned; like :meth:`handle`."""
-        actions: list[Action] = []
-        if task.state is States.joining:
-            self._wait_for(task, futures, actions)
-            if task.waiting == 0:
-                self._go_on(task, actions)
         return actions
 
     # --- steps
@@ -340,21 +355,27 @@ class Machine:
     def _wait_for(self, task: Task, futures: Sequence[Future[Any]], actions: list[Action]) -> None:
         waiting = 0
         for future in futures:
-            if isinstance(future, AppFuture | DataFuture):
-                # A DataFuture is settled with its task.
-                parent = future if isinstance(future, AppFuture) else future.parent
-                other = self.tasks.get(-1 if future.tid is None else future.tid)
-                if other is not None and other.future is parent and other.state not in FINAL:
-                    if other.dependents is None:
-                        other.dependents = []
-                    other.dependents.append(task)
-                    waiting += 1
-                    continue
+            other = self._unfinished_task(future)
+            if other is not None:
+                if other.dependents is None:
+                    other.dependents = []
+                other.dependents.append(task)
+                waiting += 1
+                continue
             # Of another system, of another kernel, or over but not yet set by the shell.
             if not future.done():
                 waiting += 1
                 actions.append(Watch(task, future))
         task.waiting = waiting
+
+    def _unfinished_task(self, future: Future[Any]) -> Task | None:
+        """Return the task of this kernel that will settle the future; None if there is none (any more)."""
+        if not isinstance(future, AppFuture | DataFuture):
+            return None
+        # A DataFuture is settled with its task.
+        parent = future if isinstance(future, AppFuture) else future.parent
+        task = self.tasks.get(-1 if future.tid is None else future.tid)
+        return task if task is not None and task.future is parent and task.state not in FINAL else None
 
     def _one_less(self, task: Task, actions: list[Action]) -> None:
         if task.state in FINAL:
@@ -428,8 +449,11 @@ class Machine:
             self._end(task, States.failed, "run ended", at, actions, None, self._make_abort_error(task))
             return
         if event.dependencies:
-            ids = [f.tid for f in event.dependencies if isinstance(f, AppFuture | DataFuture)]
-            task.depends = tuple(tid for tid in ids if tid is not None)
+            task.depends = tuple(
+                f.tid
+                for f in event.dependencies
+                if isinstance(f, AppFuture | DataFuture) and f.tid is not None and f.owner is task.future.owner
+            )
             self._wait_for(task, event.dependencies, actions)
             if task.waiting:
                 return
@@ -456,6 +480,14 @@ class Machine:
         if task is not None and task.state not in FINAL:
             task.from_memo = True
             self._end(task, States.memo_done, "memo hit", event.at, actions, event.value, None)
+
+    def _twin_runs(self, event: TwinRuns, actions: list[Action]) -> None:
+        task = self.tasks.get(event.task_id)
+        if task is None or task.state in FINAL:
+            return
+        self._wait_for(task, (event.twin,), actions)
+        if task.waiting == 0:
+            self._go_on(task, actions)
 
     def _dependencies_failed(self, event: DependenciesFailed, actions: list[Action]) -> None:
         task = self.tasks.get(event.task_id)
@@ -522,6 +554,21 @@ class Machine:
             self._end(task, States.failed, "retry handler raised", event.at, actions, None, event.error)
         else:
             self._fail(task, event.failure, event.cost, event.at, actions)
+
+    def _join_returned(self, event: JoinReturned, actions: list[Action]) -> None:
+        task = self.tasks.get(event.task_id)
+        if task is None or task.state is not States.joining or task.try_id != event.try_id:
+            return
+        # All other edges lead to older tasks: only a join can close a cycle.
+        inner = [t for f in event.futures if (t := self._unfinished_task(f)) is not None]
+        cycle = find_cycle(task, inner, self.tasks)
+        if cycle:
+            error = DependencyCycle(task.id, [str(t) for t in cycle])
+            self._end(task, States.failed, "join in a cycle", event.at, actions, None, error)
+            return
+        self._wait_for(task, event.futures, actions)
+        if task.waiting == 0:
+            self._go_on(task, actions)
 
     def _finished(self, event: Finished, actions: list[Action]) -> None:
         task = self.tasks.get(event.task_id)

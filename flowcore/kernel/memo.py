@@ -2,7 +2,7 @@
 
 A key is made of the app's function (its source, so that an edit invalidates; its bytecode where there is no
 source), its kind, and its arguments through the memo hashers. It is the same in every run and on every machine.
-Files count by their URL.
+Files count by their URL. Of equal calls that are made at the same time, one runs and the others wait for its result.
 """
 
 from __future__ import annotations
@@ -11,56 +11,19 @@ import functools
 import hashlib
 import inspect
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from flowcore.errors import MemoizationError
 from flowcore.kernel.task import Task
+from flowcore.memoization import Hashing
 from flowcore.plugins.identity import function_identity
-from flowcore.plugins.memo_hasher import MemoHasher
 
 #: Part of every key: raised when the way in which keys are made changes.
 KEY_VERSION = b"flowcore-memo-1"
 MISSING = object()
-
-
-class Hashing:
-    """Finds the hasher for a value: first the hook, then the hashers in order.
-
-    Args:
-        hashers: the memo hashers.
-        hook: asked first with ``(value, output_ref)``; None where no plugin wants a say.
-    """
-
-    def __init__(self, hashers: Sequence[MemoHasher], hook: Callable[[Any, bool], bytes | None] | None = None) -> None:
-        self._hashers = tuple(hashers)
-        self._hook = hook
-
-    def __call__(self, value: Any, output_ref: bool = False) -> bytes:
-        """Return bytes that identify the value.
-
-        Raises:
-            MemoizationError: no hasher is for it; says how to register one.
-        """
-        if self._hook is not None:
-            hashed = self._hook(value, output_ref)
-            if hashed is not None:
-                return hashed
-
-        def part(inner: Any) -> bytes:
-            # Of one length, so that the parts of two containers never run into each other.
-            return hashlib.sha256(self(inner, output_ref)).digest()
-
-        for hasher in self._hashers:
-            if hasher.handles(value):
-                return hasher.hash(value, output_ref, part)
-        kind = type(value)
-        raise MemoizationError(
-            f"unknown type for memoization: {kind.__module__}.{kind.__qualname__} (value {value!r:.80}). Register "
-            "a hasher: an implementation of the hook flowcore_memo_hash, or a MemoHasher in the entry-point "
-            "group flowcore.memo_hashers; or name the argument in ignore_for_cache"
-        )
 
 
 def _is_set(cell: Any) -> bool:
@@ -83,6 +46,8 @@ class Memoizer:
         self._hashing = hashing
         self._lock = threading.Lock()
         self._table: dict[str, Any] = dict(known or {})
+        #: Futures of tasks whose result is on its way.
+        self._computing: dict[str, Future[Any]] = {}
         self._identities: WeakKeyDictionary[Callable[..., Any], bytes] = WeakKeyDictionary()
         self._signatures: WeakKeyDictionary[Callable[..., Any], inspect.Signature | None] = WeakKeyDictionary()
 
@@ -163,6 +128,22 @@ class Memoizer:
     def lookup(self, key: str) -> Any:
         """Return the known result, or :data:`MISSING`."""
         return self._table.get(key, MISSING)
+
+    def begin(self, key: str, future: Future[Any]) -> Future[Any] | None:
+        """Take the computing of a result on, unless another task has.
+
+        Returns:
+            The future of the task that computes it; None if that is the caller now, who ends it with :meth:`end`.
+        """
+        with self._lock:
+            first = self._computing.setdefault(key, future)
+        return None if first is future else first
+
+    def end(self, key: str, future: Future[Any]) -> None:
+        """Give up what :meth:`begin` took on, if it was this task: its result was stored, or there is none."""
+        with self._lock:
+            if self._computing.get(key) is future:
+                del self._computing[key]
 
     def store(self, key: str, value: Any) -> None:
         """Remember a result."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from typing import Any, Literal
 
 import attrs
@@ -66,6 +67,7 @@ class Task:
             before that, as the user gave them.
         executor: label of the executor of the current attempt, chosen by the shell.
         joins: what a join_app returned.
+        twin: the future of an equal cached call that was made before and runs; waited for instead of running.
     """
 
     id: int
@@ -84,6 +86,7 @@ class Task:
     fail_cost: float = 0
     fail_history: list[str] | None = None
     memo_key: str | None = None
+    twin: Future[Any] | None = None
     stage_outs: Sequence[Any] = ()
     joins: Any = None
     value: Any = None

@@ -14,8 +14,7 @@ from typing import Any
 import cloudpickle
 import pytest
 
-from flowcore.kernel.memo import Hashing
-from flowcore.plugins import registry
+from flowcore.memoization import Hashing, installed_hashers
 from flowcore.plugins.api import File, HashPart, MemoHasher
 from flowcore.testing import functions
 
@@ -35,9 +34,9 @@ def hash_all(hasher: MemoHasher, values: Sequence[Any], output_ref: bool = False
 
 
 def _part(hasher: MemoHasher) -> HashPart:
-    installed, problems = registry.load_all("memo_hasher")
+    installed, problems = installed_hashers()
     assert not problems, problems
-    return Hashing([hasher, *(cls() for _, cls in installed)])
+    return Hashing([hasher, *installed])
 
 
 class MemoHasherContract:

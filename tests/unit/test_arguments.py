@@ -7,6 +7,7 @@ from concurrent.futures import Future
 
 import pytest
 
+import flowcore
 from flowcore import DataFuture, File
 from flowcore.errors import ConfigurationError
 from flowcore.kernel import arguments
@@ -147,3 +148,36 @@ def test_a_wide_argument():
     futures = [done(n) for n in range(10_000)]
     assert find(futures).futures == futures
     assert arguments.replace(futures, arguments.value_of) == list(range(10_000))
+
+
+# --- what the user changes after the call
+
+
+def test_snapshot_copies_only_what_holds_a_future():
+    future, plain = Future(), [1, 2]
+    value = {"a": [future, (plain, {future})], "b": plain}
+    copy = arguments.snapshot(value)
+    assert copy == value
+    assert copy is not value
+    assert copy["a"] is not value["a"]
+    assert copy["b"] is plain
+    assert copy["a"][1][0] is plain
+    assert arguments.snapshot(plain) is plain
+    assert arguments.snapshot({1: {2: 3}}.keys()) == {1: None}.keys()
+
+
+def test_changes_after_the_call_are_not_part_of_it(tmp_path):
+    there = Future()
+    with flowcore.load(flowcore.Config(run_dir=tmp_path, initialize_logging=False)):
+
+        @flowcore.python_app
+        def total(values):
+            return sum(values)
+
+        values = [1, there]
+        future = total(values)
+        # A task that waited for its own result would wait for ever.
+        values.append(future)
+        there.set_result(2)
+        assert future.result(timeout=60) == 3
+        assert total(values).result(timeout=60) == 6

@@ -18,7 +18,7 @@ import pytest
 from flowcore import File
 from flowcore.builtin.memo_hashers import NumpyMemoHasher, StandardMemoHasher
 from flowcore.errors import MemoizationError
-from flowcore.kernel.memo import Hashing
+from flowcore.memoization import Hashing
 from flowcore.plugins.identity import function_identity
 
 identify = Hashing([NumpyMemoHasher(), StandardMemoHasher()])

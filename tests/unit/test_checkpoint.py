@@ -6,11 +6,14 @@ import errno
 import logging
 import os
 import pathlib
+import random
 import signal
+import struct
 import subprocess
 import sys
 import textwrap
 import threading
+import zlib
 
 import pytest
 
@@ -127,7 +130,7 @@ def test_only_results_of_cached_apps_are_written(load, mode):
     double(1).result(timeout=WAIT_S)  # a hit is not written again
     flowcore.clear()
     assert stored(dfk) == [2]
-    assert len(list(checkpoint.read(dfk.run_dir / "checkpoint" / checkpoint.FILE_NAME))) == 1
+    assert len(list(checkpoint.read(dfk.run_dir / "checkpoint" / checkpoint.FILE_NAME, []))) == 1
 
 
 # --- resuming
@@ -228,13 +231,13 @@ def made(tmp_path):
 
 
 def read_all(path):
-    found, problem = [], None
+    """Return the records, and a text on all that was left out."""
+    skipped = []
     try:
-        for record in checkpoint.read(path):
-            found.append(record)
+        found = list(checkpoint.read(path, skipped))
     except BadCheckpoint as error:
-        problem = str(error)
-    return found, problem
+        return [], str(error)
+    return found, "; ".join(skipped) or None
 
 
 def test_cut_off_at_every_byte(made):
@@ -250,37 +253,61 @@ def test_cut_off_at_every_byte(made):
         elif length in (start, *ends):
             assert problem is None
         else:
-            assert problem == f"{path}: its last record is cut off; the {complete} before it are loaded"
+            at = [start, *ends][complete]
+            assert problem == f"{path}: its last record, at byte {at}, is cut off or damaged"
 
 
-def test_every_damaged_byte_is_noticed(made):
+def test_every_damaged_byte_is_noticed_and_loses_its_own_record_only(made):
     path, data, ends = made
-    for position in range(len(data)):
+    for position in range(len(checkpoint.MAGIC), len(data)):
         damaged = bytearray(data)
         damaged[position] ^= 0x55
         path.write_bytes(damaged)
         found, problem = read_all(path)
-        before = sum(end <= position for end in ends)
-        assert found == RECORDS[:before], position
+        hit = sum(end <= position for end in ends)
+        assert found == RECORDS[:hit] + RECORDS[hit + 1 :], position
         assert problem is not None
         assert str(path) in problem
 
 
-def test_text_about_a_damaged_record(made):
+@pytest.mark.parametrize("size", [1, 7, 100, 5000])
+def test_garbage_between_records(made, size):
     path, data, ends = made
-    damaged = bytearray(data)
-    damaged[ends[1] - 1] ^= 1
-    path.write_bytes(damaged)
-    _, problem = read_all(path)
-    assert problem == f"{path}: record 1 is damaged (its checksum differs); the 1 before it are loaded"
+    garbage = (checkpoint.MARK + bytes(random.Random(size).randbytes(size)))[-size:]
+    path.write_bytes(data[: ends[0]] + garbage + data[ends[0] :])
+    found, problem = read_all(path)
+    assert found == RECORDS
+    assert problem == f"{path}: bytes {ends[0]} to {ends[0] + size} are damaged"
+
+
+def test_a_mark_across_two_blocks_of_the_search(made, monkeypatch):
+    path, data, ends = made
+    for size in range(16, 40):
+        monkeypatch.setattr(checkpoint, "_SCAN_BYTES", size)
+        path.write_bytes(data[: ends[0] - 1] + data[ends[0] :])
+        assert read_all(path)[0] == RECORDS[1:]
+
+
+def test_a_length_beyond_the_file_is_not_believed(made):
+    path, data, ends = made
+    head = checkpoint._head(b"")
+    huge = struct.pack(">4sQI", checkpoint.MARK, 2**60, 0)
+    path.write_bytes(data[: ends[0]] + huge + struct.pack(">I", zlib.crc32(huge)) + data[ends[0] :])
+    assert read_all(path)[0] == RECORDS
+    assert len(head) == len(huge) + 4
 
 
 def test_loading_says_what_it_skipped(made, caplog):
     path, data, ends = made
-    path.write_bytes(data[: ends[1] + 3])
+    damaged = bytearray(data[: ends[2] - 3])
+    damaged[ends[0] - 1] ^= 1
+    path.write_bytes(damaged)
     with caplog.at_level(logging.WARNING, "flowcore"):
-        assert checkpoint.load([path]) == dict(RECORDS[:2])
-    assert "its last record is cut off; the 2 before it are loaded" in caplog.text
+        assert checkpoint.load([path]) == dict(RECORDS[1:2])
+    start = len(checkpoint.MAGIC)
+    assert f"checkpoint: left out: {path}: bytes {start} to {ends[0]} are damaged" in caplog.text
+    assert f"{path}: its last record, at byte {ends[1]}, is cut off or damaged" in caplog.text
+    assert f"checkpoint {path}: the 1 sound records are loaded" in caplog.text
 
 
 def test_a_foreign_file(load, tmp_path, caplog):
@@ -309,7 +336,7 @@ def test_a_result_whose_class_is_gone_loses_no_other(tmp_path, caplog, monkeypat
     importlib.invalidate_caches()
     with caplog.at_level(logging.WARNING, "flowcore"):
         assert checkpoint.load([tmp_path]) == {"a": 1, "c": 3}
-    assert "record 1 cannot be loaded: ModuleNotFoundError" in caplog.text
+    assert "cannot be loaded: ModuleNotFoundError" in caplog.text
 
 
 def test_results_that_cannot_be_pickled_are_left_out(load, caplog):

@@ -44,6 +44,7 @@ SAMPLES = [
     errors.ChannelError("broken", None, "h"),
     errors.FileExists(None, "h", "/f"),
     errors.FileExists(OSError("x"), "h"),
+    errors.DependencyCycle(3, ["task 3 (app 'a')", "task 5 (app 'b')"]),
 ]
 
 

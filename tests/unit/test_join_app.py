@@ -9,7 +9,8 @@ import pytest
 
 import flowcore
 from flowcore import Config, join_app, python_app
-from flowcore.errors import DependencyError, JoinError, JoinTypeError
+from flowcore.errors import DependencyCycle, DependencyError, JoinError, JoinTypeError
+from flowcore.testing import eventually
 
 WAIT_S = 60
 
@@ -212,8 +213,50 @@ def test_its_own_future():
 
     known["self"] = join()
     there.set()
-    with pytest.raises(JoinTypeError, match="'join' returned its own future and would wait for itself for ever"):
-        known["self"].result(timeout=WAIT_S)
+    error = known["self"].exception(timeout=WAIT_S)
+    assert isinstance(error, DependencyCycle)
+    assert str(error).startswith(
+        "task 0 (app 'join') would wait for itself for ever: its join_app returned its own future."
+    )
+
+
+def test_joins_that_wait_for_each_other():
+    known: dict[str, Future] = {}
+    there = threading.Event()
+
+    @python_app
+    def plus_one(x):
+        return x + 1
+
+    @join_app
+    def join(other):
+        assert there.wait(WAIT_S)
+        return known[other]
+
+    known["a"] = join("b")
+    known["b+1"] = plus_one(join("a"))
+    known["b"] = plus_one(known["b+1"])
+    there.set()
+    errors = [known[name].exception(timeout=WAIT_S) for name in ("a", "b")]
+    cycles = [e for error in errors for e, _ in getattr(error, "root_causes", [(error, None)])]
+    assert all(isinstance(c, DependencyCycle) for c in cycles)
+    assert "which waits for task" in str(cycles[0])
+
+
+def test_a_list_that_is_changed_after_the_join_returned_it():
+    futures = []
+    first = Future()
+
+    @join_app
+    def join():
+        futures.append(first)
+        return futures
+
+    joined = join()
+    eventually(lambda: joined.task_status() == "joining", what="the join")
+    futures.append(Future())
+    first.set_result(1)
+    assert joined.result(timeout=WAIT_S) == [1]
 
 
 def test_code_that_raises():

@@ -21,7 +21,7 @@ ROOT = Path(flowcore.__file__).parent
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"errors", "files", "futures", "serialize", "bash", "logs"}),
     frozenset({"plugins"}),
-    frozenset({"config", "kernel", "scaling", "addresses"}),
+    frozenset({"config", "kernel", "scaling", "addresses", "memoization"}),
     # The last four are the doors to components by class name.
     frozenset({"apps", "session", "checkpoints", "executors", "providers", "launchers", "channels"}),
     frozenset({"__main__", "cli", "compat", "concurrent", "testing"}),

@@ -8,8 +8,9 @@ from concurrent.futures import CancelledError, Future
 
 import pytest
 
-from flowcore.errors import InvalidTransition
+from flowcore.errors import DependencyCycle, InvalidTransition
 from flowcore.futures import AppFuture, DataFuture
+from flowcore.kernel import cycles
 from flowcore.kernel import machine as m
 from flowcore.kernel.states import FINAL, TRANSITIONS, States, diagram
 from flowcore.kernel.task import AppInfo, Task, TaskSpec
@@ -32,10 +33,13 @@ def function():
     raise AssertionError("the machine runs no user code")
 
 
+KERNEL = Owner()
+
+
 def new_task(number, kind="python", prepare=False):
     info = AppInfo("f", kind, function, function)
     spec = TaskSpec(info, function, (), {})
-    return Task(number, spec, AppFuture(number, Owner()), function, (), {}, prepare)
+    return Task(number, spec, AppFuture(number, KERNEL), function, (), {}, prepare)
 
 
 def kinds(actions):
@@ -497,6 +501,7 @@ def test_a_future_of_another_kernel_with_the_same_number_is_watched():
     submit(machine, own)
     stranger = AppFuture(0, Owner())
     assert kinds(submit(machine, task, stranger)) == [m.Watch]
+    assert task.depends == ()
     machine.handle(ended(own, 1))
     assert task.state is States.pending
     assert task.waiting == 1
@@ -606,12 +611,16 @@ def joining(*futures, retries=0):
     return machine, task
 
 
+def returned(task, futures):
+    return m.JoinReturned(task.id, task.try_id, futures, 0.0)
+
+
 def test_join_of_inner_tasks_and_foreign_futures():
     machine, task = joining()
     inner, foreign, there = new_task(1), Future(), Future()
     there.set_result(1)
     submit(machine, inner)
-    assert kinds(machine.watch_join(task, [inner.future, foreign, there])) == [m.Watch]
+    assert kinds(machine.handle(returned(task, [inner.future, foreign, there]))) == [m.Watch]
     assert kinds(machine.handle(ended(inner, 1))) == [m.Settle]
     assert kinds(machine.handle(m.FutureDone(0, 0, 0.0))) == [m.CollectJoin]
     (action,) = machine.handle(m.Finished(0, 0, [1, 2, 3], None, 0.0))
@@ -625,14 +634,14 @@ def test_join_of_nothing_and_of_what_is_done(done):
     for future in futures:
         future.set_result(None)
     machine, task = joining()
-    assert kinds(machine.watch_join(task, futures)) == [m.CollectJoin]
+    assert kinds(machine.handle(returned(task, futures))) == [m.CollectJoin]
 
 
 def test_join_of_one_future_twice_waits_for_both():
     machine, task = joining()
     inner = new_task(1)
     submit(machine, inner)
-    assert machine.watch_join(task, [inner.future, inner.future]) == []
+    assert machine.handle(returned(task, [inner.future, inner.future])) == []
     actions = machine.handle(ended(inner, 1))
     assert kinds(actions) == [m.Settle, m.CollectJoin]
 
@@ -655,7 +664,67 @@ def test_failed_code_of_a_join_app_is_retried():
 def test_join_that_was_cancelled_before_its_futures_were_watched():
     machine, task = joining()
     settle(machine.handle(m.CancelRequested(0, 0.0)))
-    assert machine.watch_join(task, [Future()]) == []
+    assert machine.handle(returned(task, [Future()])) == []
+
+
+def test_join_that_returns_its_own_future():
+    machine, task = joining()
+    (settle,) = machine.handle(returned(task, [task.future]))
+    assert isinstance(settle.error, DependencyCycle)
+    assert settle.error.cycle == [str(task)]
+    assert task.state is States.failed
+
+
+def test_join_in_a_cycle_of_tasks():
+    machine, task = joining()
+    before, bystander = new_task(1), new_task(2)
+    after = new_task(3)
+    submit(machine, before, task.future)
+    submit(machine, bystander)
+    submit(machine, after, before.future, bystander.future)
+    actions = machine.handle(returned(task, [bystander.future, after.future]))
+    assert isinstance(actions[0].error, DependencyCycle)
+    # Each waits for the next, the last for the first.
+    assert actions[0].error.cycle == [str(task), str(after), str(before)]
+    assert task.state is States.failed
+    assert machine.tasks.keys() == {1, 2, 3}
+
+
+def test_two_joins_that_return_each_other():
+    machine = m.Machine()
+    tasks = [new_task(i, "join") for i in range(2)]
+    for task in tasks:
+        submit(machine, task)
+    for task, other in zip(tasks, reversed(tasks), strict=True):
+        task.joins = other.future
+        assert kinds(machine.handle(ended(task, other.future))) == [m.BeginJoin]
+    assert machine.handle(returned(tasks[0], [tasks[1].future])) == []
+    actions = machine.handle(returned(tasks[1], [tasks[0].future]))
+    assert isinstance(actions[0].error, DependencyCycle)
+    assert kinds(actions) == [m.Settle, m.CollectJoin]
+
+
+@pytest.mark.parametrize("large", ["above", "below"])
+def test_looking_for_a_cycle_costs_no_more_than_its_smaller_side(large, monkeypatch):
+    steps = []
+    step = cycles._Search.step
+    monkeypatch.setattr(cycles._Search, "step", lambda self: (steps.append(1), step(self))[1])
+    machine, task = joining()
+    ids = iter(range(1, 10**6))
+    inner = new_task(next(ids))
+    foreign = Future()
+    submit(machine, inner, foreign)
+    first = task if large == "above" else inner
+    submit(machine, outer := new_task(next(ids)), task.future)
+    chain = first
+    for _ in range(1000):
+        link = new_task(next(ids))
+        submit(machine, link, chain.future)
+        chain = link
+    joined = chain if large == "below" else inner
+    assert machine.handle(returned(task, [joined.future])) == []
+    assert outer.state is States.pending
+    assert len(steps) < 10
 
 
 # --- cancel, abort
@@ -855,7 +924,7 @@ class Fuzz:
             )
         elif kind is m.BeginJoin:
             futures = [self.submit([]).future for _ in range(self.random.randrange(3))] if len(self.tasks) < 200 else []
-            self.add(self.machine.watch_join(task, [*futures, *([self.stranger()] if self.chance(0.3) else [])]))
+            self.post(returned(task, [*futures, *([self.stranger()] if self.chance(0.3) else [])]))
         elif kind in (m.CollectJoin, m.CollectStageOuts):
             self.post(m.Finished(task.id, task.try_id, 1, OSError() if self.chance(0.2) else None, 0.0))
         elif kind is m.CancelAttempt:

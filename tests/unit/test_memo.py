@@ -11,18 +11,21 @@ import pathlib
 import subprocess
 import sys
 import textwrap
+import threading
 from dataclasses import dataclass
 
 import attrs
 import pytest
 
 import flowcore
-from flowcore import Config, File, bash_app, python_app
+from flowcore import Config, File, ThreadPoolExecutor, bash_app, join_app, python_app
 from flowcore.builtin.memo_hashers import StandardMemoHasher
 from flowcore.errors import MemoizationError
-from flowcore.kernel.memo import Hashing, Memoizer
+from flowcore.kernel.memo import Memoizer
 from flowcore.kernel.task import AppInfo, Task, TaskSpec
+from flowcore.memoization import Hashing
 from flowcore.plugins.api import hookimpl
+from flowcore.testing import eventually
 
 WAIT_S = 60
 CALLS: list = []
@@ -408,7 +411,7 @@ def test_unknown_type(run):
     text = str(error)
     assert text.startswith("argument 'y' of app 'f': unknown type for memoization: ")
     assert f"{__name__}.Unknown (value <an unknown thing>)" in text
-    assert "Register a hasher: an implementation of the hook flowcore_memo_hash" in text
+    assert "Register a function for it with @flowcore.memoization.id_for_memo.register" in text
     assert "group flowcore.memo_hashers" in text
     assert "or name the argument in ignore_for_cache" in text
     assert CALLS == []
@@ -469,8 +472,9 @@ import enum, pathlib, datetime, functools, json
 from dataclasses import dataclass
 from flowcore import File
 from flowcore.builtin.memo_hashers import StandardMemoHasher
-from flowcore.kernel.memo import Hashing, Memoizer
+from flowcore.kernel.memo import Memoizer
 from flowcore.kernel.task import AppInfo, Task, TaskSpec
+from flowcore.memoization import Hashing
 
 class Colour(enum.Enum):
     RED = "red"
@@ -536,3 +540,102 @@ def test_a_call_whose_output_is_gone_is_made_again(tmp_path):
         write(outputs=[File(str(path))]).result(timeout=30)
         assert dfk.memo_hits == 1
         assert path.read_text() == "x"
+
+
+# --- equal calls at the same time
+
+
+class Gate:
+    """Holds tasks until it is opened, and counts those that came."""
+
+    def __init__(self):
+        self.opened = threading.Event()
+        self.came = 0
+
+    def __call__(self):
+        self.came += 1
+        assert self.opened.wait(WAIT_S)
+
+
+def gated(gate, error=None):
+    @python_app(cache=True)
+    def app(x):
+        gate()
+        if error is not None and gate.came == 1:
+            raise error
+        return x, gate.came
+
+    return app
+
+
+def test_equal_calls_at_the_same_time_run_once(load):
+    dfk = load()
+    gate = Gate()
+    app = gated(gate)
+    futures = [app(1) for _ in range(20)]
+    eventually(lambda: gate.came == 1)
+    assert [f.task_status() for f in futures[1:]] == ["pending"] * 19
+    gate.opened.set()
+    assert [f.result(timeout=WAIT_S) for f in futures] == [(1, 1)] * 20
+    assert [f.task_status() for f in futures] == ["exec_done"] + ["memo_done"] * 19
+    assert dfk.memo_hits == 19
+
+
+def test_the_others_run_by_themselves_when_the_first_fails(load):
+    load()
+    gate = Gate()
+    app = gated(gate, ValueError("first"))
+    futures = [app(1) for _ in range(5)]
+    gate.opened.set()
+    assert isinstance(futures[0].exception(timeout=WAIT_S), ValueError)
+    assert [f.result(timeout=WAIT_S)[0] for f in futures[1:]] == [1] * 4
+    assert gate.came >= 2
+
+
+def test_a_first_call_that_is_retried_is_still_waited_for(load):
+    load(retries=1)
+    gate = Gate()
+    app = gated(gate, ValueError("first"))
+    futures = [app(1) for _ in range(5)]
+    gate.opened.set()
+    assert [f.result(timeout=WAIT_S) for f in futures] == [(1, 2)] * 5
+
+
+def test_a_first_call_that_is_cancelled_passes_its_work_on(load):
+    load(executors=[ThreadPoolExecutor(max_threads=1)])
+    busy, gate = Gate(), Gate()
+    other = gated(busy)(0)
+    eventually(lambda: busy.came == 1)
+    app = gated(gate)
+    futures = [app(1) for _ in range(3)]
+    assert futures[0].cancel()
+    gate.opened.set()
+    busy.opened.set()
+    assert [f.result(timeout=WAIT_S) for f in futures[1:]] == [(1, 1)] * 2
+    assert other.result(timeout=WAIT_S) == (0, 1)
+
+
+def test_a_waiting_call_can_be_cancelled(load):
+    load()
+    gate = Gate()
+    app = gated(gate)
+    first, second = app(1), app(1)
+    assert second.cancel()
+    gate.opened.set()
+    assert first.result(timeout=WAIT_S) == (1, 1)
+    assert second.cancelled()
+
+
+def test_a_cached_join_app_may_call_itself(load):
+    load()
+
+    @python_app(cache=True)
+    def zero():
+        return 0
+
+    @join_app(cache=True)
+    def twice(n):
+        return zero() if n == 0 else twice(n - 1)
+
+    futures = [twice(3) for _ in range(4)]
+    assert [f.result(timeout=WAIT_S) for f in futures] == [0] * 4
