@@ -10,15 +10,15 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, Literal, ParamSpec, TypeVar, cast, overload
 
 from flowcore.bash import BashCommand
-from flowcore.errors import AppTimeout, ConfigurationError
+from flowcore.errors import ConfigurationError
 from flowcore.files import File
 from flowcore.futures import AppFuture, DataFuture
 from flowcore.kernel.task import AppInfo, AppKind, TaskSpec
+from flowcore.walltime import WithWalltime
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -135,7 +135,7 @@ class App(Generic[P, R]):
             outputs = kwargs["outputs"]
         label = kwargs.get("label")
         kept = {k: v for k, v in kwargs.items() if k not in RESERVED or self._passes(k)}
-        return TaskSpec(info, func, args, kept, resources, tuple(outputs), label)
+        return TaskSpec(info, func, args, kept, resources, tuple(outputs), label, walltime)
 
     def _passes(self, option: str) -> bool:
         if option in self._accepts:
@@ -198,46 +198,6 @@ def _check(function: Any, kind: AppKind, executors: Any, ignore_for_cache: Seque
             f"{decorator}(ignore_for_cache={ignore_for_cache!r}): expected a list of names, [{ignore_for_cache!r}]"
         )
     return name
-
-
-class WithWalltime:
-    """Runs a function for a limited time, where the task runs.
-
-    The function runs in a thread of its own, which gets :class:`AppTimeout` raised in it when time is up; code
-    that does not return to the interpreter goes on in the background, but the task has failed by then.
-    """
-
-    def __init__(self, function: Callable[..., Any], walltime: float, name: str) -> None:
-        self.function = function
-        self.walltime = walltime
-        self.__name__ = name
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        outcome: list[Any] = []
-
-        def run() -> None:
-            try:
-                outcome.append((True, self.function(*args, **kwargs)))
-            except BaseException as error:  # noqa: BLE001 - handed to the caller's thread
-                outcome.append((False, error))
-
-        thread = threading.Thread(target=run, name=f"walltime-{self.__name__}", daemon=True)
-        thread.start()
-        thread.join(self.walltime)
-        if thread.is_alive():
-            _interrupt(thread)
-            raise AppTimeout(f"app {self.__name__!r} ran longer than its walltime of {self.walltime:g} s")
-        good, value = outcome[0]
-        if good:
-            return value
-        raise value
-
-
-def _interrupt(thread: threading.Thread) -> None:
-    import ctypes
-
-    if thread.ident is not None:
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(AppTimeout))
 
 
 def _decorate(

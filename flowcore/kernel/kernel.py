@@ -299,7 +299,14 @@ class Kernel:
         assert label is not None
         spec = task.spec
         attempt = Attempt(
-            task.id, task.try_id, spec.app.name, task.func, task.args, task.kwargs, spec.resource_specification
+            task.id,
+            task.try_id,
+            spec.app.name,
+            task.func,
+            task.args,
+            task.kwargs,
+            spec.resource_specification,
+            spec.walltime,
         )
         if self._feed is not None:
             self._feed.attempt(task, None, None, None)

@@ -10,6 +10,7 @@ importing anything::
 
 from flowcore.bash import kill_commands
 from flowcore.errors import (
+    AppTimeout,
     AuthException,
     BadHostKeyException,
     BadMessage,
@@ -60,6 +61,7 @@ from flowcore.plugins.version import PLUGIN_API
 
 __all__ = [
     "PLUGIN_API",
+    "AppTimeout",
     "Attempt",
     "AttemptEvent",
     "AttemptResult",

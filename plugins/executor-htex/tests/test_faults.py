@@ -14,7 +14,15 @@ import psutil
 import pytest
 
 import flowcore
-from flowcore.errors import BlocksFailed, InterchangeLost, KernelClosedError, ManagerLost, WorkerLost
+from flowcore.errors import (
+    AppTimeout,
+    BlocksFailed,
+    ExecutorError,
+    InterchangeLost,
+    KernelClosedError,
+    ManagerLost,
+    WorkerLost,
+)
 from flowcore.testing.waiting import eventually as until
 
 Load = Callable[..., flowcore.DataFlowKernel]
@@ -95,6 +103,83 @@ def test_a_task_that_leaves_its_process(load: Load) -> None:
 def test_with_a_retry_the_task_of_a_lost_worker_runs_again(load: Load, tmp_path: Path) -> None:
     load(config={"retries": 1})
     assert dies_once(str(tmp_path / "mark")).result(timeout=30) == "second time"
+
+
+@flowcore.python_app
+def sleep_in_c(seconds: float, walltime: float = 0.3) -> None:
+    """Waits in the C library: an exception for the thread comes only when that returns."""
+    import time
+
+    time.sleep(seconds)
+
+
+@flowcore.python_app
+def hold_the_interpreter(walltime: float = 0.3) -> None:
+    """Never lets another thread of its process run."""
+    import re
+
+    re.match("(a|a)*$", "a" * 60 + "b")
+
+
+@flowcore.python_app
+def own_pid() -> int:
+    import os
+
+    return os.getpid()
+
+
+def test_a_worker_with_a_call_that_overran_its_walltime_is_replaced(load: Load) -> None:
+    load(max_workers_per_node=1)
+    before = own_pid().result(timeout=30)
+    late = sleep_in_c(1000)
+    following = [own_pid() for _ in range(5)]
+    with pytest.raises(AppTimeout, match=r"app 'sleep_in_c' ran longer than its walltime of 0\.3 s"):
+        late.result(timeout=30)
+    pids = {f.result(timeout=30) for f in following}
+    assert len(pids) == 1
+    assert before not in pids
+    assert not psutil.pid_exists(before)
+
+
+def test_a_worker_whose_call_ends_after_its_walltime_is_kept(load: Load) -> None:
+    load(max_workers_per_node=1)
+    before = own_pid().result(timeout=30)
+    with pytest.raises(AppTimeout):
+        sleep_in_c(0.5).result(timeout=30)
+    assert own_pid().result(timeout=30) == before
+
+
+def test_a_call_that_holds_the_interpreter_is_ended_with_its_worker(load: Load) -> None:
+    load(max_workers_per_node=1)
+    before = own_pid().result(timeout=30)
+    late = hold_the_interpreter()
+    following = own_pid()
+    with pytest.raises(AppTimeout, match="without returning to the interpreter; its worker was ended"):
+        late.result(timeout=30)
+    assert following.result(timeout=30) != before
+
+
+def test_what_a_worker_calls_before_its_first_task(load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "site_start.py").write_text(
+        "import os\ndef begin():\n    os.environ['SEEN_RANK'] = os.environ['FLOWCORE_WORKER_RANK']\n"
+        "def broken():\n    raise OSError('no licence')\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+    @flowcore.python_app
+    def rank() -> str:
+        import os
+
+        return os.environ["SEEN_RANK"]
+
+    monkeypatch.setenv("FLOWCORE_WORKER_STARTUP", "site_start:begin")
+    load()
+    assert rank().result(timeout=30) in ("0", "1")
+    flowcore.clear()
+    monkeypatch.setenv("FLOWCORE_WORKER_STARTUP", "site_start:begin,site_start:broken")
+    load()
+    with pytest.raises(ExecutorError, match="site_start:broken failed in the worker: OSError: no licence"):
+        rank().result(timeout=30)
 
 
 def test_a_killed_manager_is_noticed_and_its_tasks_fail(load: Load, tmp_path: Path) -> None:

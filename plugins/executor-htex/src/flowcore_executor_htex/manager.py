@@ -121,6 +121,8 @@ class WorkerProcess:
         self.link = Link(ours)
         #: What the manager's poller looks for.
         self.watched = wire.POLLIN
+        #: The walltime of the attempt that the worker is ended for; None while it is not.
+        self.overran_s: float | None = None
         where = f"block {block_id}, host {socket.gethostname()}, worker {rank}"
         self.link.send(msgspec.msgpack.encode(Setup(where, list(settings.sys_path))), [])
 
@@ -204,8 +206,9 @@ class Manager:
             if self._hub in ready:
                 heard = now
                 self._from_hub()
-            results, payload = self._from_workers(ready)
-            self._assign(self._pool.assign())
+            results, payload = self._from_workers(ready, now)
+            self._assign(self._pool.assign(now))
+            self._end_overdue(now)
             capacity = self._pool.capacity
             if results or capacity != self._capacity_told:
                 self._capacity_told = capacity
@@ -252,7 +255,7 @@ class Manager:
                 logger.info("told to stop: %s", message.reason)
                 self._stopping = True
 
-    def _from_workers(self, ready: dict[Any, int]) -> tuple[list[protocol.ResultItem], list[Any]]:
+    def _from_workers(self, ready: dict[Any, int], now: float) -> tuple[list[protocol.ResultItem], list[Any]]:
         results: list[protocol.ResultItem] = []
         payload: list[Any] = []
         for fd in ready:
@@ -264,12 +267,15 @@ class Manager:
             for header, *frames in messages:
                 message = protocol.decode(header)
                 if isinstance(message, protocol.Results):
-                    wanted = self._pool.ended(worker.rank, message.results)
+                    wanted = self._pool.ended(worker.rank, message.results, now)
                     results += wanted
                     if wanted:
                         payload += frames
+                elif isinstance(message, protocol.Stop):
+                    logger.warning("worker %d ends: %s", worker.rank, message.reason)
+                    self._pool.retiring(worker.rank)
                 else:
-                    self._pool.slots[worker.rank].ready = True
+                    self._pool.started(worker.rank, now)
                     self._failed_starts = 0
             if alive:
                 self._watch(worker)
@@ -286,6 +292,14 @@ class Manager:
             if worker.link.has_unsent:
                 self._watch(worker)
 
+    def _end_overdue(self, now: float) -> None:
+        for rank, walltime_s in self._pool.overdue(now):
+            worker = self._workers[rank]
+            if worker.overran_s is None:
+                logger.warning("worker %d is ended: its attempt did not end after its walltime", rank)
+                worker.overran_s = walltime_s
+                worker.process.kill()
+
     def _watch(self, worker: WorkerProcess) -> None:
         flags = wire.POLLIN | wire.POLLOUT if worker.link.has_unsent else wire.POLLIN
         if flags != worker.watched:
@@ -300,7 +314,7 @@ class Manager:
 
     def _replace(self, worker: WorkerProcess) -> protocol.ResultItem | None:
         cause = worker.cause_of_death()
-        logger.warning("worker %d was lost: %s", worker.rank, cause)
+        logger.info("worker %d is gone: %s", worker.rank, cause)
         if not self._pool.slots[worker.rank].ready:
             self._failed_starts += 1
             if self._failed_starts >= MAX_FAILED_STARTS:
@@ -314,6 +328,8 @@ class Manager:
             return None
         host = socket.gethostname()
         where = f"block {self._block_id}, host {host}, worker {worker.rank}"
+        if worker.overran_s is not None:
+            return protocol.ResultItem(key, protocol.TIMED_OUT, msgspec.msgpack.encode(worker.overran_s), where=where)
         body = msgspec.msgpack.encode((worker.rank, host, cause))
         return protocol.ResultItem(key, protocol.WORKER_LOST, body, where=where)
 

@@ -27,16 +27,24 @@ SHORT_US = 2000.0
 OVERHEAD_US = 15.0
 #: Weight of the newest attempt in the running mean.
 WEIGHT = 0.1
+#: Seconds that an attempt has, beyond its walltime, to end itself before its worker is ended.
+GRACE_S = 2.0
 
 Payload = Sequence[Any]
 
 
 @attrs.define(slots=True, eq=False)
 class Slot:
-    """A worker. ``given`` are the attempts that it has, in order: the first one runs."""
+    """A worker.
+
+    ``given`` are the attempts that it has, in order: the first one runs, and must have ended by ``deadline`` (a time of
+    the caller's clock; None: at no time). A worker that is ``retiring`` runs none and ends by itself.
+    """
 
     rank: int
     ready: bool = False
+    retiring: bool = False
+    deadline: float | None = None
     given: deque[tuple[TaskItem, Payload]] = attrs.field(factory=deque)
     functions: set[bytes] = attrs.field(factory=set)
 
@@ -60,6 +68,8 @@ class Pool:
         self._functions: dict[bytes, bytes] = {}
         self._mean_us: float | None = None
         self._deviation_us = 0.0
+        #: Whether any attempt had a walltime.
+        self._timed = False
 
     # --- estimates
 
@@ -104,7 +114,28 @@ class Pool:
             self._queue.append((item, payload[position : position + item.frames] if item.frames else ()))
             position += item.frames
 
-    def ended(self, rank: int, results: Sequence[ResultItem]) -> list[ResultItem]:
+    def started(self, rank: int, now: float) -> None:
+        """The worker is ready to run what it is given."""
+        slot = self.slots[rank]
+        slot.ready = True
+        self._set_deadline(slot, now)
+
+    def retiring(self, rank: int) -> None:
+        """The worker ends by itself, and runs nothing any more."""
+        self.slots[rank].retiring = True
+
+    def overdue(self, now: float) -> list[tuple[int, float]]:
+        """Return the ranks of the workers whose attempt should have ended, with its walltime in seconds."""
+        if not self._timed:
+            return []
+        return [(s.rank, s.given[0][0].walltime_s) for s in self.slots if s.deadline is not None and s.deadline < now]
+
+    def _set_deadline(self, slot: Slot, now: float) -> None:
+        walltime_s = slot.given[0][0].walltime_s if slot.given and slot.ready else 0
+        slot.deadline = now + walltime_s + GRACE_S if walltime_s else None
+        self._timed = self._timed or slot.deadline is not None
+
+    def ended(self, rank: int, results: Sequence[ResultItem], now: float) -> list[ResultItem]:
         """Take results of a worker in; return those that are wanted."""
         slot = self.slots[rank]
         wanted = []
@@ -113,6 +144,7 @@ class Pool:
                 slot.given.popleft()
                 wanted.append(result)
                 self._learn(float(result.duration_us))
+        self._set_deadline(slot, now)
         return wanted
 
     def lost(self, rank: int) -> int | None:
@@ -124,8 +156,9 @@ class Pool:
         slot = self.slots[rank]
         given, slot.given = slot.given, deque()
         slot.functions = set()
-        running = given.popleft()[0].key if given and slot.ready else None
-        slot.ready = False
+        running = given.popleft()[0].key if given and slot.ready and not slot.retiring else None
+        slot.ready = slot.retiring = False
+        slot.deadline = None
         self._queue.extendleft(reversed(given))
         # Whatever made it die may be in the queue: be careful again.
         self._mean_us = None
@@ -154,14 +187,14 @@ class Pool:
 
     # --- decisions out
 
-    def assign(self) -> list[Assignment]:
+    def assign(self, now: float) -> list[Assignment]:
         """Return what to give to which worker now."""
         queue = self._queue
         if not queue:
             return []
         out: list[Assignment] = []
         depth = self.depth
-        open_slots = [slot for slot in self.slots if len(slot.given) < depth]
+        open_slots = [slot for slot in self.slots if len(slot.given) < depth and not slot.retiring]
         if depth > 1:
             # The emptiest first, so that a free worker is never passed over.
             open_slots.sort(key=lambda slot: len(slot.given))
@@ -170,7 +203,10 @@ class Pool:
                 break
             left = len(open_slots) - position
             count = min(depth - len(slot.given), -(-len(queue) // left))
+            was_empty = not slot.given
             out.append(self._give(slot, count))
+            if was_empty:
+                self._set_deadline(slot, now)
         return out
 
     def _give(self, slot: Slot, count: int) -> Assignment:

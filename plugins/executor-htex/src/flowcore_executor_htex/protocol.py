@@ -19,7 +19,7 @@ import msgspec
 from flowcore import __version__
 from flowcore.plugins.api import BadMessage
 
-PROTOCOL = 1
+PROTOCOL = 2
 #: Python versions whose first two parts differ cannot exchange functions by value.
 PYTHON = ".".join(platform.python_version_tuple()[:2])
 
@@ -32,18 +32,22 @@ WORKER_LOST = 2
 """``body`` is msgpack: (rank, hostname, cause)."""
 MANAGER_LOST = 3
 """``body`` is msgpack: (manager id, hostname, reason)."""
+TIMED_OUT = 4
+"""The attempt's worker was ended since it had not come back after its walltime; ``body`` is msgpack: the walltime."""
 
 
 class TaskItem(msgspec.Struct, array_like=True, gc=False):
     """An attempt. ``key`` names it for the executor, ``function`` is the content hash of what to call.
 
-    ``body`` holds the pickled arguments; ``frames`` is the number of payload frames with their large buffers.
+    ``body`` holds the pickled arguments; ``frames`` is the number of payload frames with their large buffers;
+    ``walltime_s`` is how long it may take, 0 for as long as it wants.
     """
 
     key: int
     function: bytes
     body: bytes
     frames: int = 0
+    walltime_s: float = 0
 
 
 class ResultItem(msgspec.Struct, array_like=True, gc=False):
@@ -118,7 +122,7 @@ class Heartbeat(msgspec.Struct, array_like=True, tag="H"):
 
 
 class Stop(msgspec.Struct, array_like=True, tag="S"):
-    """End."""
+    """End; of a worker: I end, for this reason, and have not begun what I was given beyond my last result."""
 
     reason: str = ""
 

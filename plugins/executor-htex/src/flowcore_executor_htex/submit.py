@@ -20,6 +20,7 @@ import msgspec
 
 from flowcore import serialize
 from flowcore.plugins.api import (
+    AppTimeout,
     Attempt,
     AttemptResult,
     BadMessage,
@@ -111,7 +112,7 @@ class Connection:
                 self._new_functions[digest] = function.body
             self.outstanding[key] = digest
             items = self._items
-            items.append(TaskItem(key, digest, body, len(frames)))
+            items.append(TaskItem(key, digest, body, len(frames), attempt.walltime or 0))
             if frames:
                 self._frames += frames
             if self._receiver == threading.get_ident() and len(items) < BATCH:
@@ -302,4 +303,9 @@ def _error(item: ResultItem) -> BaseException:
         return WorkerLost(*details)
     if item.kind == protocol.MANAGER_LOST:
         return ManagerLost(*details)
+    if item.kind == protocol.TIMED_OUT:
+        return AppTimeout(
+            f"the app ran longer than its walltime of {details:g} s without returning to the interpreter; its worker "
+            "was ended and replaced"
+        )
     return BadMessage(f"a result of the unknown kind {item.kind}")

@@ -8,6 +8,7 @@ has it, and ends when the other end is closed. A SIGTERM is raised in the runnin
 from __future__ import annotations
 
 import ctypes
+import importlib
 import os
 import pickle
 import signal
@@ -21,11 +22,16 @@ from typing import Any
 
 import msgspec
 
-from flowcore import serialize
+from flowcore import serialize, walltime
+from flowcore.errors import ExecutorError, describe
 from flowcore_executor_htex import protocol
 from flowcore_executor_htex.link import Inbox, pack
 
 _PR_SET_PDEATHSIG = 1
+#: Seconds that a call has to end after its walltime, before the worker ends instead.
+UNWIND_S = 0.5
+#: Names what a worker calls before its first attempt: ``module:function``, several with commas between them.
+STARTUP = "FLOWCORE_WORKER_STARTUP"
 #: The pickled None, which most tasks without a result return.
 NONE = pickle.dumps(None, 5)
 
@@ -35,6 +41,10 @@ class Setup(msgspec.Struct):
 
     where: str
     sys_path: list[str]
+
+
+class _Retired(Exception):
+    """This worker must not run anything else; it has told the manager."""
 
 
 class _Terminated(BaseException):
@@ -58,6 +68,7 @@ class Worker:
         self._functions: dict[bytes, Callable[..., Any]] = {}
         self._sources: dict[bytes, bytes] = {}
         self._where = ""
+        self._broken: ExecutorError | None = None
 
     def run(self) -> None:
         """Work until the manager closes its end."""
@@ -83,6 +94,7 @@ class Worker:
         self._where = setup.where
         # Behind this environment's own: the submit side's modules, where its file system is seen from here.
         sys.path += [entry for entry in setup.sys_path if entry not in sys.path and os.path.exists(entry)]  # noqa: PTH110
+        self._broken = _start_up(os.environ.get(STARTUP, ""))
         self._send(protocol.encode_header(protocol.Heartbeat()), [])
 
     def _attempt(self, item: protocol.TaskItem, frames: list[bytes]) -> None:
@@ -90,6 +102,8 @@ class Worker:
         buffers: list[memoryview] = []
         kind = protocol.VALUE
         try:
+            if self._broken is not None:
+                raise self._broken.with_traceback(None)
             function = self._functions.get(item.function) or self._load(item.function)
             args, kwargs = pickle.loads(item.body, buffers=frames)
             value = function(*args, **kwargs)
@@ -106,6 +120,10 @@ class Worker:
         where = self._where if kind == protocol.ERROR else None
         result = protocol.ResultItem(item.key, kind, body, len(buffers), duration_us, where)
         self._send(protocol.encode_header(protocol.Results([result])), buffers)
+        if item.walltime_s and kind == protocol.ERROR and walltime.still_running(UNWIND_S):
+            # What still runs would share the process with all that follows.
+            self._send(protocol.encode_header(protocol.Stop("a call that overran its walltime does not end")), [])
+            raise _Retired
 
     def _load(self, function: bytes) -> Callable[..., Any]:
         loaded = serialize.loads_callable(self._sources[function], self._where)
@@ -115,6 +133,17 @@ class Worker:
     def _send(self, header: bytes, frames: list[memoryview]) -> None:
         for buffer in pack(header, frames):
             self._socket.sendall(buffer)
+
+
+def _start_up(names: str) -> ExecutorError | None:
+    """Call what ``FLOWCORE_WORKER_STARTUP`` names; return why no attempt can run here, or None."""
+    for name in filter(None, names.split(",")):
+        module, _, function = name.partition(":")
+        try:
+            getattr(importlib.import_module(module), function)()
+        except Exception as error:  # noqa: BLE001 - somebody else's code; each attempt says what it did
+            return ExecutorError("htex", f"{STARTUP}={names!r}: {name} failed in the worker: {describe(error)}")
+    return None
 
 
 def _text(error: BaseException) -> str:
@@ -137,7 +166,7 @@ def main() -> None:
     sock = socket.socket(fileno=int(sys.argv[1]))
     try:
         Worker(sock).run()
-    except (_Terminated, ConnectionError):
+    except (_Terminated, _Retired, ConnectionError):
         pass
 
 
