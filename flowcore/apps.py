@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, Literal, ParamSpec, TypeVar, cast, overload
@@ -133,6 +134,9 @@ class App(Generic[P, R]):
         if outputs:
             kwargs = {**kwargs, "outputs": _files(outputs, info.name)}
             outputs = kwargs["outputs"]
+        inputs = kwargs.get("inputs")
+        if inputs is not None and not isinstance(inputs, list | tuple):
+            kwargs = {**kwargs, "inputs": _listed(inputs, info.name)}
         label = kwargs.get("label")
         kept = {k: v for k, v in kwargs.items() if k not in RESERVED or self._passes(k)}
         return TaskSpec(info, func, args, kept, resources, tuple(outputs), label, walltime)
@@ -157,16 +161,28 @@ def _loaded_dfk(app_name: str) -> Any:
     return kernel_for_app(app_name)
 
 
+def _listed(inputs: Any, app_name: str) -> list[Any]:
+    if isinstance(inputs, str | bytes | os.PathLike | Mapping) or not getattr(type(inputs), "__iter__", None):
+        raise ConfigurationError(
+            f"app {app_name!r}: inputs={inputs!r:.80} of type {type(inputs).__name__}: expected a list of futures, "
+            "files and values; for a single one inputs=[...]"
+        )
+    return list(inputs)
+
+
 def _files(outputs: Any, app_name: str) -> list[File]:
     files = []
-    if isinstance(outputs, str | bytes) or not hasattr(outputs, "__iter__"):
+    if not isinstance(outputs, list | tuple):
         raise ConfigurationError(f"app {app_name!r}: outputs={outputs!r}: expected a list of File objects")
     for output in outputs:
         if isinstance(output, DataFuture):
             output = output.file_obj
+        elif isinstance(output, str | os.PathLike) and not isinstance(output, File):
+            output = File(output)
         if not isinstance(output, File):
             raise ConfigurationError(
-                f"app {app_name!r}: outputs holds {output!r} of type {type(output).__name__}; wrap it: File(...)"
+                f"app {app_name!r}: outputs holds {output!r} of type {type(output).__name__}: expected a File, or the "
+                "path or URL of one"
             )
         files.append(output)
     return files

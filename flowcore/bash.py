@@ -79,13 +79,18 @@ class BashCommand:
                     header = f"--> executable follows <--\n{command}\n--> end executable <--\n"
                     _note(streams[name], header)
             code = self._run(command, streams["stdout"], streams["stderr"], walltime)
+        except AppTimeout as error:
+            _note_command(error, command)
+            raise
         finally:
             for stream in streams.values():
                 if stream is not None:
                     stream.close()
         if code != 0:
             kept = kwargs.get("stderr") is not None
-            raise BashExitFailure(self.name, code, (_tail(stderr_path) or "") if kept else None)
+            failure = BashExitFailure(self.name, code, (_tail(stderr_path) or "") if kept else None)
+            _note_command(failure, command)
+            raise failure
         outputs = kwargs.get("outputs") or ()
         missing = [o for o in outputs if not Path(_local(o)).exists()]
         if missing:
@@ -143,6 +148,11 @@ _OPTIONS = frozenset({"inputs", "outputs", "stdout", "stderr", "walltime"})
 
 def _local(output: Any) -> str:
     return output.filepath if isinstance(output, File) else os.fspath(output)
+
+
+def _note_command(error: Exception, command: str) -> None:
+    shown = command if len(command) <= TAIL_BYTES else f"{command[:TAIL_BYTES]}..."
+    error.add_note(f"flowcore: the command line was: {shown}")
 
 
 def _note(stream: IO[bytes] | None, text: str) -> None:

@@ -62,6 +62,10 @@ class TaskSpec:
 class Task:
     """One task, as the kernel knows it. Changed by the machine only, except where said otherwise.
 
+    Retry handlers are given it; they may read ``id``, ``func_name``, ``args``, ``kwargs``, ``executor``, ``try_id``,
+    ``fail_count``, ``fail_cost``, ``fail_history`` (texts), ``memo_key``, ``resource_specification`` and the times
+    (epoch seconds; 0.0 for what has not happened).
+
     Attributes:
         waiting: number of futures that must be done before the next step.
         dependents: tasks that wait for this one.
@@ -98,6 +102,21 @@ class Task:
     try_time_launched: float = 0.0
     try_time_returned: float = 0.0
     time_returned: float = 0.0
+
+    @property
+    def func_name(self) -> str:
+        """Name of the app."""
+        return self.spec.app.name
+
+    @property
+    def fail_count(self) -> int:
+        """Number of attempts that have failed."""
+        return len(self.fail_history or ())
+
+    @property
+    def resource_specification(self) -> Mapping[str, Any]:
+        """The call's ``resource_specification``."""
+        return self.spec.resource_specification
 
     def __str__(self) -> str:
         return f"task {self.id} (app {self.spec.app.name!r})"

@@ -7,11 +7,12 @@ import operator
 import pickle
 import sys
 import threading
+from concurrent.futures import Future
 
 import pytest
 
 import flowcore
-from flowcore import Config, File, bash_app, join_app, python_app
+from flowcore import Config, DataFuture, File, bash_app, join_app, python_app
 from flowcore.errors import AppTimeout, ConfigurationError
 
 WAIT_S = 60
@@ -251,6 +252,28 @@ def test_outputs_may_be_data_futures_of_another_task(tmp_path):
     assert (tmp_path / "log").read_text() == "ab"
 
 
+def test_outputs_may_be_paths(tmp_path):
+    @python_app
+    def write(outputs=()):
+        for output in outputs:
+            with open(output, "w") as file:
+                file.write(type(output).__name__)
+
+    future = write(outputs=[str(tmp_path / "a"), tmp_path / "b"])
+    assert [f.result(timeout=WAIT_S).filepath for f in future.outputs] == [str(tmp_path / "a"), str(tmp_path / "b")]
+    assert (tmp_path / "b").read_text() == "File"
+
+
+def test_inputs_may_be_any_iterable():
+    @python_app
+    def total(inputs=()):
+        return sum(inputs), type(inputs).__name__
+
+    assert total(inputs=(python_app(plain)(i) for i in range(3))).result(timeout=WAIT_S) == (6, "list")
+    assert total(inputs={python_app(plain)(4): 1}.keys()).result(timeout=WAIT_S) == (5, "list")
+    assert total(inputs=(1, 2)).result(timeout=WAIT_S) == (3, "tuple")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -260,7 +283,11 @@ def test_outputs_may_be_data_futures_of_another_task(tmp_path):
         ({"walltime": True}, "walltime=True: expected a positive number"),
         ({"outputs": "a.txt"}, "outputs='a.txt': expected a list of File objects"),
         ({"outputs": 3}, "outputs=3: expected a list of File objects"),
-        ({"outputs": ["a.txt"]}, "outputs holds 'a.txt' of type str; wrap it: File(...)"),
+        ({"outputs": [3]}, "outputs holds 3 of type int: expected a File, or the path or URL of one"),
+        ({"inputs": "a.txt"}, "inputs='a.txt' of type str: expected a list of futures, files and values"),
+        ({"inputs": File("a.txt")}, "inputs=File('a.txt') of type File: expected a list"),
+        ({"inputs": DataFuture(Future(), "x")}, "of type DataFuture: expected a list of futures"),
+        ({"inputs": 3}, "inputs=3 of type int: expected a list"),
         ({"resource_specification": 3}, "resource_specification=3: expected a dict, got int"),
     ],
 )

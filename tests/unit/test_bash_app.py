@@ -262,6 +262,18 @@ def test_exit_codes(code):
     )
 
 
+def test_the_command_line_stands_in_the_failure():
+    @bash_app
+    def fail(code, more=""):
+        return f"exit {code} {more}"
+
+    error = fail(3).exception(timeout=WAIT_S)
+    assert "flowcore: the command line was: exit 3 " in error.__notes__
+    long = fail(3, "# " + "x" * 10000).exception(timeout=WAIT_S).__notes__[0]
+    assert long.endswith("xxx...")
+    assert len(long) < 3000
+
+
 def test_death_by_signal():
     with pytest.raises(BashExitFailure) as caught:
         sh("kill -KILL $$").result(timeout=WAIT_S)
