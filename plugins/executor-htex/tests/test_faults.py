@@ -7,11 +7,13 @@ import signal
 import subprocess
 import sys
 import textwrap
+import types
 from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
+from flowcore_executor_htex import executor
 
 import flowcore
 from flowcore.errors import (
@@ -288,6 +290,19 @@ def test_when_the_submit_side_is_killed_everything_ends(tmp_path: Path) -> None:
         process.stdout.close()
     _, alive = psutil.wait_procs(started, timeout=15)
     assert alive == []
+
+
+def test_ctrl_c_while_the_interchange_starts_ends_it_at_once(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    made: list[subprocess.Popen[bytes]] = []
+    popen = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: made.append(popen(*a, **k)) or made[-1])
+    monkeypatch.setattr(executor, "select", types.SimpleNamespace(select=interrupted))
+    with pytest.raises(KeyboardInterrupt):
+        load()
+    assert [process.returncode for process in made] == [0], "it ended by itself: its link was closed"
 
 
 def test_ctrl_c_ends_the_run_within_seconds(tmp_path: Path) -> None:

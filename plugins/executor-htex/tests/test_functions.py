@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import functools
 import gc
+from typing import Any
 
 import pytest
-from flowcore_executor_htex.functions import FunctionCache
+from flowcore_executor_htex.functions import FunctionCache, _globals_of
 
+from flowcore import serialize
 from flowcore.errors import SerializationError
+from flowcore.walltime import WithWalltime
 
 
 def make(n: int):  # type: ignore[no-untyped-def]
@@ -62,3 +66,39 @@ def test_a_function_that_holds_on_to_something_unpicklable_is_named() -> None:
     generator = (i for i in range(3))
     with pytest.raises(SerializationError, match="the function of app 'grab' cannot be serialized"):
         FunctionCache().get(lambda: next(generator), "grab")
+
+
+def of_main(source: str, names: dict[str, Any]) -> Any:
+    exec(source, names)
+    return names["f"]
+
+
+@pytest.mark.parametrize("wrap", [lambda f: f, lambda f: functools.partial(f), lambda f: WithWalltime(f, 1.0, "f")])
+def test_a_function_of_main_is_sent_anew_when_what_it_uses_has_changed(wrap: Any) -> None:
+    names: dict[str, Any] = {"__name__": "__main__", "N": 1}
+    f = wrap(of_main("def helper(): return [N for _ in [0]][0]\ndef f(): return helper()", names))
+    cache = FunctionCache()
+    first = cache.get(f, "f")
+    assert cache.get(f, "f") is first
+    names["N"] = 2
+    second = cache.get(f, "f")
+    assert second is not first
+    assert serialize.loads_callable(second.body, "here")() == 2
+    exec("def helper(): return 3", names)
+    third = cache.get(f, "f")
+    assert serialize.loads_callable(third.body, "here")() == 3
+    cache.use(first)
+    cache.release(first.digest)
+    first.sent = second.sent = True
+    assert set(cache.take_forgotten()) == {first.digest, second.digest}
+    assert cache.get(f, "f") is third
+
+
+def test_looking_at_what_a_function_uses_touches_no_object() -> None:
+    class Touchy:
+        def __getattr__(self, name: str) -> Any:
+            raise AssertionError(name)
+
+    f = of_main("def f(): return 1 if T is None else 2", {"__name__": "__main__", "T": None})
+    f.__globals__["T"] = Touchy()
+    assert _globals_of(f)[0][1] == "T"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from flowcore_executor_htex import protocol
-from flowcore_executor_htex.pool import GRACE_S, MAX_DEPTH, Pool
+from flowcore_executor_htex.pool import MAX_DEPTH, Pool
 from flowcore_executor_htex.protocol import ResultItem, TaskItem
 
 F = b"f" * 16
@@ -16,7 +16,7 @@ def add(pool: Pool, *keys: int, frames: int = 0) -> None:
 
 def given(pool: Pool) -> dict[int, list[int]]:
     found: dict[int, list[int]] = {}
-    for rank, message, _ in pool.assign(0.0):
+    for rank, message, _ in pool.assign():
         assert isinstance(message, protocol.Tasks)
         found.setdefault(rank, []).extend(i.key for i in message.tasks)
     return found
@@ -24,7 +24,7 @@ def given(pool: Pool) -> dict[int, list[int]]:
 
 def end(pool: Pool, rank: int, *keys: int, us: int = 10**6) -> list[int]:
     items = [ResultItem(k, protocol.VALUE, b"", 0, us) for k in keys]
-    return [r.key for r in pool.ended(rank, items, 0.0)]
+    return [r.key for r in pool.ended(rank, items)]
 
 
 def warm(pool: Pool, us: int) -> None:
@@ -90,10 +90,10 @@ def test_prefetch_capacity_is_held_whatever_attempts_take() -> None:
 def test_a_function_goes_to_each_worker_once() -> None:
     pool = Pool(1)
     add(pool, 1)
-    [(_, first, _)] = pool.assign(0.0)
+    [(_, first, _)] = pool.assign()
     end(pool, 0, 1)
     add(pool, 2)
-    [(_, second, _)] = pool.assign(0.0)
+    [(_, second, _)] = pool.assign()
     assert isinstance(first, protocol.Tasks)
     assert isinstance(second, protocol.Tasks)
     assert (first.functions, second.functions) == ({F: b"code"}, {})
@@ -103,7 +103,7 @@ def test_a_function_goes_to_each_worker_once() -> None:
 def test_frames_travel_with_their_attempt() -> None:
     pool = Pool(2)
     add(pool, 1, 2, frames=2)
-    assert [(rank, frames) for rank, _, frames in pool.assign(0.0)] == [(0, [b"1-0", b"1-1"]), (1, [b"2-0", b"2-1"])]
+    assert [(rank, frames) for rank, _, frames in pool.assign()] == [(0, [b"1-0", b"1-1"]), (1, [b"2-0", b"2-1"])]
 
 
 def test_of_a_dead_worker_only_the_attempt_that_ran_is_lost() -> None:
@@ -134,43 +134,10 @@ def test_results_of_a_former_worker_are_not_taken_twice() -> None:
     assert end(pool, 0, 1) == []
 
 
-def timed(pool: Pool, key: int, walltime_s: float) -> None:
-    pool.add(protocol.Tasks([TaskItem(key, F, b"", 0, walltime_s)], {F: b"code"}), [])
-
-
-def test_an_attempt_is_overdue_after_its_walltime_and_a_grace() -> None:
-    pool = Pool(2)
-    add(pool, 1)
-    timed(pool, 2, 10.0)
-    pool.assign(100.0)
-    assert pool.overdue(10**9) == [], "the workers are still starting"
-    pool.started(0, 200.0)
-    pool.started(1, 200.0)
-    assert pool.overdue(210.0 + GRACE_S) == []
-    assert pool.overdue(210.1 + GRACE_S) == [(1, 10.0)]
-    pool.ended(1, [ResultItem(2, protocol.VALUE, b"")], 209.0)
-    assert pool.overdue(10**9) == []
-
-
-def test_the_walltime_of_a_queued_attempt_counts_from_its_turn() -> None:
-    pool = Pool(1)
-    warm(pool, 10)
-    pool.started(0, 0.0)
-    add(pool, 1)
-    timed(pool, 2, 5.0)
-    pool.assign(0.0)
-    assert pool.overdue(1000.0) == []
-    pool.ended(0, [ResultItem(1, protocol.VALUE, b"")], 1000.0)
-    assert pool.overdue(1005.0) == []
-    assert pool.overdue(1005.1 + GRACE_S) == [(0, 5.0)]
-    assert pool.lost(0) == 2
-    assert pool.overdue(10**9) == []
-
-
 def test_a_worker_that_retires_has_begun_nothing_of_what_it_was_given() -> None:
     pool = Pool(1)
     warm(pool, 10)
-    pool.started(0, 0.0)
+    pool.slots[0].ready = True
     add(pool, 1, 2)
     assert given(pool) == {0: [1, 2]}
     assert end(pool, 0, 1) == [1]

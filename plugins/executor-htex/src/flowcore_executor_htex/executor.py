@@ -203,6 +203,16 @@ class HighThroughputExecutor(BlockExecutor):
                 start_new_session=True,
             )
         link = Link(ours)
+        try:
+            answer = self._first_answer(link, ours, settings, stderr_path)
+        except BaseException:  # Ctrl-C too: it is by its link that the interchange ends
+            link.close()
+            raise
+        return link, answer.port
+
+    def _first_answer(
+        self, link: Link, ours: socket.socket, settings: InterchangeSettings, stderr_path: Path
+    ) -> Listening:
         link.send(msgspec.json.encode(settings))
         messages: list[list[bytes]] = []
         alive = True
@@ -211,14 +221,12 @@ class HighThroughputExecutor(BlockExecutor):
             if select.select([ours], [], [], left)[0]:
                 messages, alive = link.receive()
         if not messages:
-            link.close()
             said = stderr_path.read_text(errors="replace").strip() or f"nothing within {START_S:g} s"
             raise ExecutorError(self.label, f"its interchange did not start; it printed:\n{said}")
         answer = msgspec.json.decode(messages[0][0], type=Listening)
         if answer.error:
-            link.close()
             raise ExecutorError(self.label, f"{answer.error}. Choose another worker_port_range, or address")
-        return link, answer.port
+        return answer
 
     def shutdown(self) -> None:
         """End the interchange, and through it all managers; see the contract."""

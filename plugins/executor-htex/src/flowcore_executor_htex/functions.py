@@ -6,7 +6,9 @@ A function that nobody holds any more, and that no attempt needs, is forgotten h
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import types
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -16,6 +18,8 @@ import attrs
 from flowcore import serialize
 
 HASH_BYTES = 16
+#: A namespace, a name in it, and the value that it had.
+_Global = tuple[dict[str, Any], str, Any]
 
 
 @attrs.define(slots=True, eq=False)
@@ -34,7 +38,7 @@ class FunctionCache:
 
     def __init__(self) -> None:
         # By id: a function may be unhashable; the weak reference says when the id is free again.
-        self._by_id: dict[int, tuple[CachedFunction, Any]] = {}
+        self._by_id: dict[int, tuple[CachedFunction, Any, list[_Global]]] = {}
         self._by_digest: dict[bytes, CachedFunction] = {}
         self._dead: list[int] = []
         self._unused: dict[bytes, None] = {}
@@ -47,7 +51,12 @@ class FunctionCache:
         """
         entry = self._by_id.get(id(function))
         if entry is not None and entry[1]() is function:
-            return entry[0]
+            for names, word, value in entry[2]:
+                if names.get(word) is not value:
+                    self._forget(id(function))
+                    break
+            else:
+                return entry[0]
         self._drop_dead()
         body = serialize.dumps_callable(function, name)
         digest = hashlib.blake2b(body, digest_size=HASH_BYTES).digest()
@@ -63,7 +72,7 @@ class FunctionCache:
             self._unused[digest] = None
             return cached
         cached.references += 1
-        self._by_id[key] = (cached, reference)
+        self._by_id[key] = (cached, reference, _globals_of(function))
         return cached
 
     def use(self, cached: CachedFunction) -> None:
@@ -96,7 +105,50 @@ class FunctionCache:
             key = self._dead.pop()
             entry = self._by_id.get(key)
             if entry is not None and entry[1]() is None:
-                del self._by_id[key]
-                entry[0].references -= 1
-                if entry[0].references == 0:
-                    self._unused[entry[0].digest] = None
+                self._forget(key)
+
+    def _forget(self, key: int) -> None:
+        cached = self._by_id.pop(key)[0]
+        cached.references -= 1
+        if cached.references == 0:
+            self._unused[cached.digest] = None
+
+
+def _globals_of(function: Any) -> list[_Global]:
+    """Return the global variables that a function of ``__main__`` was sent with, those of its helpers among them.
+
+    In a notebook, a helper may be defined anew, or a constant be set, after the function was sent.
+    """
+    found: list[_Global] = []
+    seen: set[int] = set()
+    stack = [function]
+    while stack:
+        one = stack.pop()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        if isinstance(one, type) and one.__module__ == "__main__":
+            stack += vars(one).values()
+        elif isinstance(one, types.FunctionType) and one.__module__ == "__main__":
+            names = one.__globals__
+            for name in _names(one.__code__):
+                if name in names:
+                    found.append((names, name, names[name]))
+                    stack.append(names[name])
+        elif isinstance(one, functools.partial):
+            stack.append(one.func)
+        elif isinstance(one, types.MethodType):
+            stack.append(one.__func__)
+        else:
+            # Where a bash_app, a walltime or a decorator keeps the function. Not by getattr: a future would lift it.
+            own = getattr(one, "__dict__", {})
+            stack += [own[n] for n in ("function", "__wrapped__") if n in own]
+    return found
+
+
+def _names(code: types.CodeType) -> set[str]:
+    names = set(code.co_names)
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            names |= _names(constant)
+    return names

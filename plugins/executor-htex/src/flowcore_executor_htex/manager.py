@@ -28,7 +28,7 @@ from flowcore_executor_htex import settings as settings_module
 from flowcore_executor_htex.link import Link, calm_collector
 from flowcore_executor_htex.pool import Assignment, Pool
 from flowcore_executor_htex.settings import ManagerSettings
-from flowcore_executor_htex.worker import Setup
+from flowcore_executor_htex.worker import OVERRUN_SIGNAL, Setup
 
 logger = logging.getLogger("flowcore_executor_htex.manager")
 
@@ -121,8 +121,6 @@ class WorkerProcess:
         self.link = Link(ours)
         #: What the manager's poller looks for.
         self.watched = wire.POLLIN
-        #: The walltime of the attempt that the worker is ended for; None while it is not.
-        self.overran_s: float | None = None
         where = f"block {block_id}, host {socket.gethostname()}, worker {rank}"
         self.link.send(msgspec.msgpack.encode(Setup(where, list(settings.sys_path))), [])
 
@@ -206,9 +204,11 @@ class Manager:
             if self._hub in ready:
                 heard = now
                 self._from_hub()
-            results, payload = self._from_workers(ready, now)
-            self._assign(self._pool.assign(now))
-            self._end_overdue(now)
+            elif not ready and self._settings.local_path and not Path(self._settings.local_path).exists():
+                # It ended before it knew this manager, and so could not say so.
+                raise GiveUp("the interchange has ended: its socket is gone")
+            results, payload = self._from_workers(ready)
+            self._assign(self._pool.assign())
             capacity = self._pool.capacity
             if results or capacity != self._capacity_told:
                 self._capacity_told = capacity
@@ -255,7 +255,7 @@ class Manager:
                 logger.info("told to stop: %s", message.reason)
                 self._stopping = True
 
-    def _from_workers(self, ready: dict[Any, int], now: float) -> tuple[list[protocol.ResultItem], list[Any]]:
+    def _from_workers(self, ready: dict[Any, int]) -> tuple[list[protocol.ResultItem], list[Any]]:
         results: list[protocol.ResultItem] = []
         payload: list[Any] = []
         for fd in ready:
@@ -267,7 +267,7 @@ class Manager:
             for header, *frames in messages:
                 message = protocol.decode(header)
                 if isinstance(message, protocol.Results):
-                    wanted = self._pool.ended(worker.rank, message.results, now)
+                    wanted = self._pool.ended(worker.rank, message.results)
                     results += wanted
                     if wanted:
                         payload += frames
@@ -275,7 +275,7 @@ class Manager:
                     logger.warning("worker %d ends: %s", worker.rank, message.reason)
                     self._pool.retiring(worker.rank)
                 else:
-                    self._pool.started(worker.rank, now)
+                    self._pool.slots[worker.rank].ready = True
                     self._failed_starts = 0
             if alive:
                 self._watch(worker)
@@ -291,14 +291,6 @@ class Manager:
             worker.link.send(protocol.encode_header(message), frames)
             if worker.link.has_unsent:
                 self._watch(worker)
-
-    def _end_overdue(self, now: float) -> None:
-        for rank, walltime_s in self._pool.overdue(now):
-            worker = self._workers[rank]
-            if worker.overran_s is None:
-                logger.warning("worker %d is ended: its attempt did not end after its walltime", rank)
-                worker.overran_s = walltime_s
-                worker.process.kill()
 
     def _watch(self, worker: WorkerProcess) -> None:
         flags = wire.POLLIN | wire.POLLOUT if worker.link.has_unsent else wire.POLLIN
@@ -328,8 +320,8 @@ class Manager:
             return None
         host = socket.gethostname()
         where = f"block {self._block_id}, host {host}, worker {worker.rank}"
-        if worker.overran_s is not None:
-            return protocol.ResultItem(key, protocol.TIMED_OUT, msgspec.msgpack.encode(worker.overran_s), where=where)
+        if worker.process.returncode == -OVERRUN_SIGNAL:
+            return protocol.ResultItem(key, protocol.TIMED_OUT, b"", where=where)
         body = msgspec.msgpack.encode((worker.rank, host, cause))
         return protocol.ResultItem(key, protocol.WORKER_LOST, body, where=where)
 

@@ -27,8 +27,6 @@ SHORT_US = 2000.0
 OVERHEAD_US = 15.0
 #: Weight of the newest attempt in the running mean.
 WEIGHT = 0.1
-#: Seconds that an attempt has, beyond its walltime, to end itself before its worker is ended.
-GRACE_S = 2.0
 
 Payload = Sequence[Any]
 
@@ -37,14 +35,13 @@ Payload = Sequence[Any]
 class Slot:
     """A worker.
 
-    ``given`` are the attempts that it has, in order: the first one runs, and must have ended by ``deadline`` (a time of
-    the caller's clock; None: at no time). A worker that is ``retiring`` runs none and ends by itself.
+    ``given`` are the attempts that it has, in order: the first one runs. A worker that is ``retiring`` runs none and
+    ends by itself.
     """
 
     rank: int
     ready: bool = False
     retiring: bool = False
-    deadline: float | None = None
     given: deque[tuple[TaskItem, Payload]] = attrs.field(factory=deque)
     functions: set[bytes] = attrs.field(factory=set)
 
@@ -68,8 +65,6 @@ class Pool:
         self._functions: dict[bytes, bytes] = {}
         self._mean_us: float | None = None
         self._deviation_us = 0.0
-        #: Whether any attempt had a walltime.
-        self._timed = False
 
     # --- estimates
 
@@ -114,28 +109,11 @@ class Pool:
             self._queue.append((item, payload[position : position + item.frames] if item.frames else ()))
             position += item.frames
 
-    def started(self, rank: int, now: float) -> None:
-        """The worker is ready to run what it is given."""
-        slot = self.slots[rank]
-        slot.ready = True
-        self._set_deadline(slot, now)
-
     def retiring(self, rank: int) -> None:
         """The worker ends by itself, and runs nothing any more."""
         self.slots[rank].retiring = True
 
-    def overdue(self, now: float) -> list[tuple[int, float]]:
-        """Return the ranks of the workers whose attempt should have ended, with its walltime in seconds."""
-        if not self._timed:
-            return []
-        return [(s.rank, s.given[0][0].walltime_s) for s in self.slots if s.deadline is not None and s.deadline < now]
-
-    def _set_deadline(self, slot: Slot, now: float) -> None:
-        walltime_s = slot.given[0][0].walltime_s if slot.given and slot.ready else 0
-        slot.deadline = now + walltime_s + GRACE_S if walltime_s else None
-        self._timed = self._timed or slot.deadline is not None
-
-    def ended(self, rank: int, results: Sequence[ResultItem], now: float) -> list[ResultItem]:
+    def ended(self, rank: int, results: Sequence[ResultItem]) -> list[ResultItem]:
         """Take results of a worker in; return those that are wanted."""
         slot = self.slots[rank]
         wanted = []
@@ -144,7 +122,6 @@ class Pool:
                 slot.given.popleft()
                 wanted.append(result)
                 self._learn(float(result.duration_us))
-        self._set_deadline(slot, now)
         return wanted
 
     def lost(self, rank: int) -> int | None:
@@ -158,7 +135,6 @@ class Pool:
         slot.functions = set()
         running = given.popleft()[0].key if given and slot.ready and not slot.retiring else None
         slot.ready = slot.retiring = False
-        slot.deadline = None
         self._queue.extendleft(reversed(given))
         # Whatever made it die may be in the queue: be careful again.
         self._mean_us = None
@@ -187,7 +163,7 @@ class Pool:
 
     # --- decisions out
 
-    def assign(self, now: float) -> list[Assignment]:
+    def assign(self) -> list[Assignment]:
         """Return what to give to which worker now."""
         queue = self._queue
         if not queue:
@@ -203,10 +179,7 @@ class Pool:
                 break
             left = len(open_slots) - position
             count = min(depth - len(slot.given), -(-len(queue) // left))
-            was_empty = not slot.given
             out.append(self._give(slot, count))
-            if was_empty:
-                self._set_deadline(slot, now)
         return out
 
     def _give(self, slot: Slot, count: int) -> Assignment:

@@ -33,21 +33,19 @@ WORKER_LOST = 2
 MANAGER_LOST = 3
 """``body`` is msgpack: (manager id, hostname, reason)."""
 TIMED_OUT = 4
-"""The attempt's worker was ended since it had not come back after its walltime; ``body`` is msgpack: the walltime."""
+"""The attempt's worker was ended since it had not come back after its walltime; ``body`` is empty."""
 
 
 class TaskItem(msgspec.Struct, array_like=True, gc=False):
     """An attempt. ``key`` names it for the executor, ``function`` is the content hash of what to call.
 
-    ``body`` holds the pickled arguments; ``frames`` is the number of payload frames with their large buffers;
-    ``walltime_s`` is how long it may take, 0 for as long as it wants.
+    ``body`` holds the pickled arguments; ``frames`` is the number of payload frames with their large buffers.
     """
 
     key: int
     function: bytes
     body: bytes
     frames: int = 0
-    walltime_s: float = 0
 
 
 class ResultItem(msgspec.Struct, array_like=True, gc=False):

@@ -112,7 +112,7 @@ class Connection:
                 self._new_functions[digest] = function.body
             self.outstanding[key] = digest
             items = self._items
-            items.append(TaskItem(key, digest, body, len(frames), attempt.walltime or 0))
+            items.append(TaskItem(key, digest, body, len(frames)))
             if frames:
                 self._frames += frames
             if self._receiver == threading.get_ident() and len(items) < BATCH:
@@ -298,14 +298,13 @@ def _set_value(result: AttemptResult, body: bytes, frames: Sequence[Any]) -> Non
 def _error(item: ResultItem) -> BaseException:
     if item.kind == protocol.ERROR:
         return serialize.loads_exception(item.body)
-    details = msgspec.msgpack.decode(item.body)
     if item.kind == protocol.WORKER_LOST:
-        return WorkerLost(*details)
+        return WorkerLost(*msgspec.msgpack.decode(item.body))
     if item.kind == protocol.MANAGER_LOST:
-        return ManagerLost(*details)
+        return ManagerLost(*msgspec.msgpack.decode(item.body))
     if item.kind == protocol.TIMED_OUT:
         return AppTimeout(
-            f"the app ran longer than its walltime of {details:g} s without returning to the interpreter; its worker "
-            "was ended and replaced"
+            "the app ran longer than its walltime without returning to the interpreter; its worker was ended and "
+            "replaced"
         )
     return BadMessage(f"a result of the unknown kind {item.kind}")

@@ -30,6 +30,10 @@ from flowcore_executor_htex.link import Inbox, pack
 _PR_SET_PDEATHSIG = 1
 #: Seconds that a call has to end after its walltime, before the worker ends instead.
 UNWIND_S = 0.5
+#: Ends a worker which the walltime's exception cannot reach, since its call holds the interpreter; so many seconds
+#: after the walltime. Not handled in Python, which could not run the handler.
+OVERRUN_SIGNAL = signal.SIGALRM
+OVERRUN_S = 2.0
 #: Names what a worker calls before its first attempt: ``module:function``, several with commas between them.
 STARTUP = "FLOWCORE_WORKER_STARTUP"
 #: The pickled None, which most tasks without a result return.
@@ -120,7 +124,7 @@ class Worker:
         where = self._where if kind == protocol.ERROR else None
         result = protocol.ResultItem(item.key, kind, body, len(buffers), duration_us, where)
         self._send(protocol.encode_header(protocol.Results([result])), buffers)
-        if item.walltime_s and kind == protocol.ERROR and walltime.still_running(UNWIND_S):
+        if kind == protocol.ERROR and walltime.still_running(UNWIND_S):
             # What still runs would share the process with all that follows.
             self._send(protocol.encode_header(protocol.Stop("a call that overran its walltime does not end")), [])
             raise _Retired
@@ -133,6 +137,10 @@ class Worker:
     def _send(self, header: bytes, frames: list[memoryview]) -> None:
         for buffer in pack(header, frames):
             self._socket.sendall(buffer)
+
+
+def _end_overrunning(walltime_s: float | None) -> None:
+    signal.setitimer(signal.ITIMER_REAL, 0 if walltime_s is None else walltime_s + OVERRUN_S)
 
 
 def _start_up(names: str) -> ExecutorError | None:
@@ -163,6 +171,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _terminate)
     # Ctrl-C in a terminal reaches all its processes; it is the submit side that decides.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    walltime.backstop = _end_overrunning
     sock = socket.socket(fileno=int(sys.argv[1]))
     try:
         Worker(sock).run()
