@@ -19,6 +19,7 @@ from flowcore.errors import ConfigurationError
 from flowcore.files import File
 from flowcore.futures import AppFuture, DataFuture
 from flowcore.kernel.task import AppInfo, AppKind, TaskSpec
+from flowcore.outputs import WithOutputs
 from flowcore.walltime import WithWalltime
 
 P = ParamSpec("P")
@@ -67,7 +68,7 @@ class App(Generic[P, R]):
         body: Callable[..., Any] = BashCommand(function, name, self._accepts) if kind == "bash" else function
         labels = None if executors == "all" else tuple([executors] if isinstance(executors, str) else executors)
         self._info = AppInfo(name, kind, body, function, labels, cache, tuple(ignore_for_cache or ()))
-        self._timed: dict[float, Callable[..., Any]] = {}
+        self._variants: dict[tuple[float | None, bool], Callable[..., Any]] = {}
         self.__wrapped__ = function
         functools.update_wrapper(self, function, updated=())
 
@@ -113,17 +114,9 @@ class App(Generic[P, R]):
         kwargs = {**self._defaults, **given} if self._defaults else given
         if not RESERVED.intersection(kwargs):
             return TaskSpec(info, info.func, args, kwargs)
-        func = info.func
         walltime = kwargs.get("walltime")
-        if walltime is not None:
-            if not isinstance(walltime, int | float) or isinstance(walltime, bool) or walltime <= 0:
-                raise ConfigurationError(
-                    f"app {info.name!r}: walltime={walltime!r}: expected a positive number of seconds"
-                )
-            if info.kind == "python":
-                func = self._timed.get(walltime) or self._timed.setdefault(
-                    walltime, WithWalltime(func, walltime, info.name)
-                )
+        if walltime is not None and (type(walltime) not in (int, float) or walltime <= 0):
+            raise ConfigurationError(f"app {info.name!r}: walltime={walltime!r}: expected a positive number of seconds")
         resources = kwargs.get("resource_specification") or {}
         if not isinstance(resources, dict):
             raise ConfigurationError(
@@ -139,7 +132,22 @@ class App(Generic[P, R]):
             kwargs = {**kwargs, "inputs": _listed(inputs, info.name)}
         label = kwargs.get("label")
         kept = {k: v for k, v in kwargs.items() if k not in RESERVED or self._passes(k)}
-        return TaskSpec(info, func, args, kept, resources, tuple(outputs), label, walltime)
+        func = self._function(walltime, bool(outputs)) if info.kind == "python" else info.func
+        if outputs:
+            kept["outputs"] = outputs
+        return TaskSpec(info, func, args, kept, resources, tuple(outputs), label)
+
+    def _function(self, walltime: float | None, outputs: bool) -> Callable[..., Any]:
+        """Return what a call of a python_app with these options runs: one object for all such calls."""
+        function = self._variants.get((walltime, outputs))
+        if function is None:
+            function = self._info.func
+            if outputs:
+                function = WithOutputs(function, self._info.name, self._passes("outputs"))
+            if walltime is not None:
+                function = WithWalltime(function, walltime, self._info.name)
+            function = self._variants.setdefault((walltime, outputs), function)
+        return function
 
     def _passes(self, option: str) -> bool:
         if option in self._accepts:

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO, Any
+from weakref import WeakSet
 
 from flowcore.errors import (
     AppBadFormatting,
@@ -19,9 +20,9 @@ from flowcore.errors import (
     BadStdStreamFile,
     BashAppNoReturn,
     BashExitFailure,
-    MissingOutputs,
 )
 from flowcore.files import File
+from flowcore.outputs import check_outputs
 
 #: How much of the end of stderr an error shows.
 TAIL_BYTES = 2000
@@ -91,10 +92,7 @@ class BashCommand:
             failure = BashExitFailure(self.name, code, (_tail(stderr_path) or "") if kept else None)
             _note_command(failure, command)
             raise failure
-        outputs = kwargs.get("outputs") or ()
-        missing = [o for o in outputs if not Path(_local(o)).exists()]
-        if missing:
-            raise MissingOutputs(f"bash_app {self.name!r} ended well but did not make all its outputs", missing)
+        check_outputs(f"bash_app {self.name!r}", kwargs.get("outputs") or ())
         return code
 
     def _run(self, command: str, stdout: IO[bytes] | None, stderr: IO[bytes] | None, walltime: float | None) -> int:
@@ -107,6 +105,9 @@ class BashCommand:
             start_new_session=True,
         ) as process:
             _running[threading.get_ident()] = process.pid
+            if threading.current_thread() in _ended:
+                # Begun while its executor was shut down, which did not see it yet.
+                _kill(process.pid)
             try:
                 return process.wait(timeout=walltime)
             except subprocess.TimeoutExpired:
@@ -122,6 +123,8 @@ class BashCommand:
 
 #: The process group that each thread of this process waits for.
 _running: dict[int, int] = {}
+#: Threads whose commands are killed, also those that begin after that.
+_ended: WeakSet[threading.Thread] = WeakSet()
 
 
 def kill_commands(threads: Iterable[threading.Thread]) -> None:
@@ -130,6 +133,7 @@ def kill_commands(threads: Iterable[threading.Thread]) -> None:
     For executors of threads that are shut down: a command is in a session of its own, and would outlive the program.
     """
     for thread in threads:
+        _ended.add(thread)
         group = _running.get(thread.ident or 0)
         if group is not None:
             _kill(group)
@@ -144,10 +148,6 @@ def _kill(group: int) -> None:
 
 #: Keyword arguments of a call that are options of flowcore; the function sees those that it has as parameters.
 _OPTIONS = frozenset({"inputs", "outputs", "stdout", "stderr", "walltime"})
-
-
-def _local(output: Any) -> str:
-    return output.filepath if isinstance(output, File) else os.fspath(output)
 
 
 def _note_command(error: Exception, command: str) -> None:

@@ -14,7 +14,7 @@ import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 
@@ -89,13 +89,6 @@ def _check_period(config: Any, attribute: attrs.Attribute[Any], value: Any) -> N
         period_seconds(value)
 
 
-def _check_tracking(config: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
-    if value is True:
-        raise ConfigurationError(
-            "Config(usage_tracking=True): this version of flowcore sends no usage data; leave the option out"
-        )
-
-
 def _check_strategy(config: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
     if value is not None:
         registry.find("strategy", value)
@@ -123,9 +116,13 @@ class Config:
         monitoring: an object or module with hook implementations, for example a monitoring hub, or a mapping with
             the key ``plugin`` that names one.
         hooks: further such objects.
-        usage_tracking: sending usage data is not there yet, and refused rather than ignored.
+        usage_tracking: send two usage reports to the address in ``FLOWCORE_USAGE_ADDRESS``, and nothing without one;
+            :mod:`flowcore.usage` says what is in them.
         initialize_logging: write ``flowcore.log`` in the run's folder.
     """
+
+    #: Options may also be set one by one, and a misspelt one is refused.
+    closed: ClassVar[bool] = True
 
     executors: list[Any] | None = attrs.field(default=None, converter=_executors, validator=_check_executors)
     app_cache: bool = True
@@ -141,7 +138,7 @@ class Config:
     strategy_period: float | int = attrs.field(default=5, validator=at_least(0.01))
     max_idletime: float = attrs.field(default=120.0, validator=at_least(0))
     monitoring: Any = attrs.field(default=None, converter=lambda value: _built("hooks", value, "monitoring"))
-    usage_tracking: bool = attrs.field(default=False, validator=_check_tracking)
+    usage_tracking: bool = False
     initialize_logging: bool = True
     hooks: Sequence[Any] = attrs.field(
         default=(), converter=lambda values: [_built("hooks", v, f"hooks[{i}]") for i, v in enumerate(values)]
@@ -162,6 +159,27 @@ class Config:
             )
         if self.executors is None:
             self.executors = [registry.get("executor", "threads")()]
+
+    @classmethod
+    def of(cls, config: Config | Mapping[str, Any] | str | os.PathLike[str], who: str) -> Config:
+        """Return a Config, whichever of the three doors it comes through.
+
+        Args:
+            config: a Config, a mapping of options, or the path of a TOML file.
+            who: what takes it, for the error.
+
+        Raises:
+            ConfigurationError: it is none of these, or cannot work.
+        """
+        if isinstance(config, Config):
+            return config
+        if isinstance(config, Mapping):
+            return cls.from_dict(config)
+        if isinstance(config, str | os.PathLike):
+            return cls.from_file(config)
+        raise ConfigurationError(
+            f"{who} takes a Config, a dict, or the path of a TOML file, got {type(config).__name__}"
+        )
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], source: str = "config") -> Config:

@@ -8,6 +8,7 @@ its constructor arguments are its ``args``, so that it survives a trip between p
     FlowcoreError
     ├── ConfigurationError            a component or a Config was given something that cannot work
     │   ├── NoKernelError             an app was called and no configuration is loaded
+    │   ├── BadLauncher               an object that is no Launcher
     │   ├── AlreadyLoadedError        load() while another configuration is active
     │   └── UnknownExecutorError      an app names an executor label that the Config does not have
     ├── PluginError                   a plugin that cannot be used
@@ -50,7 +51,6 @@ its constructor arguments are its ``args``, so that it survives a trip between p
     │   ├── ScaleOutFailed            the scheduler refused a job
     │   ├── SchedulerMissingArgs      a submit script template lacks a value
     │   └── ScriptPathError           a submit script cannot be written
-    ├── BadLauncher                   an object that is no Launcher
     └── ChannelError
         ├── BadScriptPath, BadPermsScriptPath, FileCopyException, FileExists
         └── AuthException, BadHostKeyException, SSHException
@@ -260,43 +260,84 @@ def describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
+#: How many root causes, and how many failed dependencies, the text of an error names.
+_SHOWN = 5
+
+
 class _ManyCauses(DataFlowException):
     """Errors that come from other futures: pairs of (exception, identifier of the future).
 
-    The ``__cause__`` is the first root cause itself, so that a traceback of a long chain of dependencies has two parts.
+    The ``__cause__`` is the first root cause itself, so that a traceback of a long chain of dependencies has two
+    parts. A copy, pickled or not, has the chains cut: each error in between has its root causes directly below it.
     """
 
     def __init__(self, dependent_exceptions_tids: Sequence[tuple[BaseException, str | None]], task_id: int) -> None:
-        super().__init__(dependent_exceptions_tids, task_id)
-        self.dependent_exceptions_tids = list(dependent_exceptions_tids)
+        pairs = list(dependent_exceptions_tids)
+        super().__init__(pairs, task_id)
+        self.dependent_exceptions_tids = pairs
         self.task_id = task_id
-        first = self.dependent_exceptions_tids[0][0] if self.dependent_exceptions_tids else None
-        self.__cause__ = first.__cause__ if isinstance(first, _ManyCauses) else first
-        self._roots: list[tuple[BaseException, str | None]] | None = None
+        # One more than is shown. Found when the error is made, from what its parts found: looking for them later
+        # would be a walk as long as the workflow, for each error whose text is asked for.
+        self._first_roots = _first_roots(pairs)
+        self.__cause__ = self._first_roots[0][0] if self._first_roots else None
 
     @property
     def root_causes(self) -> list[tuple[BaseException, str | None]]:
         """The errors at the far ends of the chains of dependencies, each with the future it came from."""
-        # Iterative: a chain may be as long as a workflow. A diamond is visited once, and what a part of the graph has
-        # found is not looked for again.
-        if self._roots is None:
-            found: dict[int, tuple[BaseException, str | None]] = {}
-            seen: set[int] = set()
-            stack = list(reversed(self.dependent_exceptions_tids))
-            while stack:
-                error, tid = stack.pop()
-                if id(error) in seen:
-                    continue
-                seen.add(id(error))
-                if not isinstance(error, _ManyCauses):
-                    found.setdefault(id(error), (error, tid))
-                elif error._roots is not None:
-                    for root in error._roots:
-                        found.setdefault(id(root[0]), root)
-                else:
-                    stack.extend(reversed(error.dependent_exceptions_tids))
-            self._roots = list(found.values())
-        return self._roots
+        if len(self._first_roots) <= _SHOWN:
+            return list(self._first_roots)
+        # Iterative: a chain may be as long as a workflow. A diamond is visited once.
+        found: list[tuple[BaseException, str | None]] = []
+        seen: set[int] = set()
+        stack = list(reversed(self.dependent_exceptions_tids))
+        while stack:
+            error, tid = stack.pop()
+            if id(error) in seen:
+                continue
+            seen.add(id(error))
+            if isinstance(error, _ManyCauses):
+                stack.extend(reversed(error.dependent_exceptions_tids))
+            else:
+                found.append((error, tid))
+        return found
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # As deep as the workflow otherwise, and pickle and copy recurse.
+        pairs = [(e._cut() if isinstance(e, _ManyCauses) else e, tid) for e, tid in self.dependent_exceptions_tids]
+        made = ("dependent_exceptions_tids", "task_id", "_first_roots")
+        return type(self), (pairs, self.task_id), {k: v for k, v in self.__dict__.items() if k not in made}
+
+    def _cut(self) -> _ManyCauses:
+        if not any(isinstance(error, _ManyCauses) for error, _ in self.dependent_exceptions_tids):
+            return self
+        return type(self)(self._first_roots, self.task_id)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self)!r})"
+
+    def _root_text(self) -> str:
+        if not self._first_roots:
+            return "unknown cause"
+        error, tid = self._first_roots[0]
+        return f"{describe(error)} in {tid}"
+
+    def _further_text(self) -> str:
+        further = [f"{describe(e)} in {t}" for e, t in self._first_roots[1:_SHOWN]]
+        if len(self._first_roots) > _SHOWN:
+            further.append("and more")
+        return "; further causes: " + "; ".join(further) if further else ""
+
+
+def _first_roots(pairs: Sequence[tuple[BaseException, str | None]]) -> list[tuple[BaseException, str | None]]:
+    if len(pairs) == 1 and isinstance(pairs[0][0], _ManyCauses):
+        return pairs[0][0]._first_roots  # the same list all along a chain
+    found: dict[int, tuple[BaseException, str | None]] = {}
+    for error, tid in pairs:
+        for root in error._first_roots if isinstance(error, _ManyCauses) else [(error, tid)]:
+            found.setdefault(id(root[0]), root)
+            if len(found) > _SHOWN:
+                return list(found.values())
+    return list(found.values())
 
 
 class DependencyError(_ManyCauses):
@@ -309,14 +350,13 @@ class DependencyError(_ManyCauses):
     """
 
     def __str__(self) -> str:
-        roots = self.root_causes
-        first = f"{describe(roots[0][0])} in {roots[0][1]}" if roots else "unknown cause"
-        text = f"{first}; therefore task {self.task_id} did not run"
-        failed = ", ".join(str(tid) for _, tid in self.dependent_exceptions_tids)
-        text += f" (its failed dependencies: {failed})"
-        if len(roots) > 1:
-            text += "; further causes: " + "; ".join(f"{describe(e)} in {t}" for e, t in roots[1:5])
-        return text
+        failed = ", ".join(str(tid) for _, tid in self.dependent_exceptions_tids[:_SHOWN])
+        if len(self.dependent_exceptions_tids) > _SHOWN:
+            failed += f" and {len(self.dependent_exceptions_tids) - _SHOWN} more"
+        return (
+            f"{self._root_text()}; therefore task {self.task_id} did not run "
+            f"(its failed dependencies: {failed}){self._further_text()}"
+        )
 
 
 class JoinError(_ManyCauses):
@@ -328,10 +368,10 @@ class JoinError(_ManyCauses):
     """
 
     def __str__(self) -> str:
-        roots = self.root_causes
-        first = f"{describe(roots[0][0])} in {roots[0][1]}" if roots else "unknown cause"
         count = len(self.dependent_exceptions_tids)
-        return f"{first}; therefore the join_app of task {self.task_id} failed ({count} of its futures failed)"
+        return (
+            f"{self._root_text()}; therefore the join_app of task {self.task_id} failed ({count} of its futures failed)"
+        )
 
 
 class JoinTypeError(DataFlowException, TypeError):
@@ -588,7 +628,7 @@ class ScriptPathError(ExecutionProviderException):
         return f"cannot write the submit script {self.script_path}: {self.reason}"
 
 
-class BadLauncher(FlowcoreError):
+class BadLauncher(ConfigurationError):
     """An object was given as a launcher that is none."""
 
 

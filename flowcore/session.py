@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
 import os
 import sys
@@ -15,7 +16,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flowcore import serialize
 from flowcore.apps import App
@@ -37,6 +38,9 @@ from flowcore.plugins.provider import ProviderContext
 from flowcore.plugins.serializer import Serializer
 from flowcore.plugins.staging import Staging
 from flowcore.scaling.blocks import BlockPool, Scaler
+
+if TYPE_CHECKING:
+    from flowcore.usage import UsageReports
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +72,7 @@ class DataFlowKernel:
         self.run_id = str(uuid.uuid4())
         self.run_dir = make_run_dir(Path(config.run_dir))
         self._log_handler: logging.Handler | None = None
+        self._usage: UsageReports | None = None
         if config.initialize_logging:
             flowcore_logger = set_file_logger(self.run_dir / "flowcore.log", level=logging.INFO)
             self._log_handler = flowcore_logger.handlers[-1]
@@ -91,6 +96,10 @@ class DataFlowKernel:
         except BaseException:
             self.cleanup()
             raise
+        if config.usage_tracking or os.environ.get("FLOWCORE_TRACKING", "").lower() in ("true", "1", "yes"):
+            from flowcore import usage  # by nobody who did not ask for it
+
+            self._usage = usage.start(self.run_id, self.run.started_at, len(self.executors))
         if config.checkpoint_mode == "periodic":
             self._periodic = threading.Thread(
                 target=self._checkpoint_periodically, name="flowcore-checkpoint", daemon=True
@@ -181,33 +190,16 @@ class DataFlowKernel:
                 return
             self._cleaned = True
         atexit.unregister(self._at_exit)
-        self._stop_periodic.set()
-        if self._periodic is not None:
-            self._periodic.join()
-        try:
-            self.kernel.close()
-        except Exception:
-            logger.exception("settling the tasks that are not over failed")
-        self._scaler.close()
-        for label, executor in reversed(self._executors.items()):
-            try:
-                executor.shutdown()
-            except Exception:
-                logger.exception("shutting executor %s down failed", label)
-            self.hooks.call("flowcore_executor_stopped", run=self.run, label=label)
-        if self._checkpoint is not None:
-            if self._config.checkpoint_mode in ("periodic", "dfk_exit"):
-                try:
-                    self.kernel.checkpoint()
-                except OSError:
-                    logger.exception("cannot write the last checkpoint")
-            self._checkpoint.close()
-        self._feed.close()
-        counts = self.kernel.task_counts()
-        self.hooks.call("flowcore_run_finished", run=self.run, task_counts=counts)
-        logger.info("run %s ended; tasks: %s", self.run_id, counts)
-        _forget_reducer(self)
-        self._close_log()
+        # Last in, first out. Ctrl-C in the middle ends the step that it meets; all others are still taken.
+        with contextlib.ExitStack() as steps:
+            steps.callback(self._finish)
+            if self._checkpoint is not None:
+                steps.callback(self._write_last_checkpoint, self._checkpoint)
+            for label, executor in self._executors.items():
+                steps.callback(self._shut_down, label, executor)
+            steps.callback(self.scaler.close)
+            steps.callback(self._close_kernel)
+            steps.callback(self._end_periodic)
 
     def __enter__(self) -> DataFlowKernel:
         return self
@@ -218,10 +210,50 @@ class DataFlowKernel:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if kind is None:
-            self.wait_for_current_tasks()
-        self.cleanup()
-        _unload(self)
+        try:
+            if kind is None:
+                self.wait_for_current_tasks()
+        finally:  # Ctrl-C while it waits leaves the block too
+            self.cleanup()
+            _unload(self)
+
+    # --- steps of cleanup
+
+    def _end_periodic(self) -> None:
+        self._stop_periodic.set()
+        if self._periodic is not None:
+            self._periodic.join()
+
+    def _close_kernel(self) -> None:
+        try:
+            self.kernel.close()
+        except Exception:
+            logger.exception("settling the tasks that are not over failed")
+
+    def _shut_down(self, label: str, executor: Executor) -> None:
+        try:
+            executor.shutdown()
+        except Exception:
+            logger.exception("shutting executor %s down failed", label)
+        self.hooks.call("flowcore_executor_stopped", run=self.run, label=label)
+
+    def _write_last_checkpoint(self, checkpoint: checkpoints.CheckpointFile) -> None:
+        if self._config.checkpoint_mode in ("periodic", "dfk_exit"):
+            try:
+                self.kernel.checkpoint()
+            except OSError:
+                logger.exception("cannot write the last checkpoint")
+        checkpoint.close()
+
+    def _finish(self) -> None:
+        self._feed.close()
+        counts = self.kernel.task_counts()
+        self.hooks.call("flowcore_run_finished", run=self.run, task_counts=counts)
+        if self._usage is not None:
+            self._usage.finish(len(self.executors), counts.get("failed", 0) + counts.get("dep_fail", 0))
+        logger.info("run %s ended; tasks: %s", self.run_id, counts)
+        _forget_reducer(self)
+        self._close_log()
 
     # --- parts
 
@@ -260,7 +292,8 @@ class DataFlowKernel:
             hints=self._hints if self.hooks.wanted("flowcore_failure_hints") else None,
         )
         self.kernel.staging = self._make_staging()
-        self._scaler = Scaler(self._strategy(), config.strategy_period, config.max_idletime)
+        #: Looks after the blocks of executors that have some.
+        self.scaler = Scaler(self._strategy(), config.strategy_period, config.max_idletime)
 
     def _close_log(self) -> None:
         if self._log_handler is not None:
@@ -341,7 +374,7 @@ class DataFlowKernel:
         )
         if pool is not None:
             # Known to the scaler first, which cancels all blocks of its pools whatever happens.
-            self._scaler.add(pool)
+            self.scaler.add(pool)
             pool.start()
         self.hooks.call("flowcore_executor_started", run=self.run, label=executor.label, executor=executor)
 
@@ -437,17 +470,11 @@ def load(
                 f"a configuration is loaded already (run directory {_loaded.run_dir}): call flowcore.clear() "
                 "first, or end its `with` block, or pass data_flow_kernel= to apps to use several at once"
             )
-        if profile is not None and not isinstance(config, str | os.PathLike):
-            raise ConfigurationError("profile= goes with the path of a configuration file")
-        if isinstance(config, Mapping):
-            config = Config.from_dict(config)
-        elif isinstance(config, str | os.PathLike):
+        if profile is not None:
+            if not isinstance(config, str | os.PathLike):
+                raise ConfigurationError("profile= goes with the path of a configuration file")
             config = Config.from_file(config, profile)
-        elif config is not None and not isinstance(config, Config):
-            raise ConfigurationError(
-                f"flowcore.load() takes a Config, a dict, or the path of a TOML file, got {type(config).__name__}"
-            )
-        _loaded = DataFlowKernel(config)
+        _loaded = DataFlowKernel(None if config is None else Config.of(config, "flowcore.load()"))
         return _loaded
 
 
@@ -474,6 +501,11 @@ def dfk() -> DataFlowKernel:
     """
     if _loaded is None:
         raise NoKernelError("no configuration is loaded: call flowcore.load() first")
+    return _loaded
+
+
+def loaded() -> DataFlowKernel | None:
+    """Return the loaded run, or None."""
     return _loaded
 
 

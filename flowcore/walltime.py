@@ -13,6 +13,10 @@ from typing import Any
 
 from flowcore.errors import AppTimeout
 
+#: Set by a process that can be ended when all else fails. Called with the walltime (s) where a limited call begins,
+#: and with None where it is over, in the thread that runs tasks.
+backstop: Callable[[float | None], None] | None = None
+
 #: Threads whose time was up, and that had not ended by then.
 _late: list[threading.Thread] = []
 
@@ -51,8 +55,14 @@ class WithWalltime:
                 outcome.append((False, error))
 
         thread = threading.Thread(target=run, name=f"walltime-{self.__name__}", daemon=True)
-        thread.start()
-        thread.join(self.walltime)
+        if backstop is not None:
+            backstop(self.walltime)
+        try:
+            thread.start()
+            thread.join(self.walltime)
+        finally:
+            if backstop is not None:
+                backstop(None)
         if thread.is_alive():
             _interrupt(thread)
             _late[:] = [t for t in _late if t.is_alive()] + [thread]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 from collections.abc import Sequence
@@ -27,14 +28,14 @@ class ThreadPoolExecutor(Executor):
 
     Attributes:
         label: name of the executor.
-        max_threads: number of threads.
+        max_threads: number of threads; None for four more than the processors, at most 32.
         thread_name_prefix: of the threads' names; empty for the label.
         storage_access: stagers for the tasks' files.
         working_dir: folder for staged files.
     """
 
     label: str = "threads"
-    max_threads: int = attrs.field(default=2, validator=at_least(1))
+    max_threads: int | None = attrs.field(default=2, validator=at_least(1))
     thread_name_prefix: str = ""
     storage_access: Sequence[Staging] | None = None
     working_dir: str | None = None
@@ -50,7 +51,9 @@ class ThreadPoolExecutor(Executor):
     def start(self, context: ExecutorContext) -> None:
         """Start the threads."""
         prefix = self.thread_name_prefix or self.label
-        for i in range(self.max_threads):
+        # As of concurrent.futures, where it is for work that mostly waits.
+        count = self.max_threads or min(32, (os.cpu_count() or 1) + 4)
+        for i in range(count):
             # Daemons: a task that never returns must not keep a finished program alive.
             thread = threading.Thread(target=self._work, args=(context,), name=f"{prefix}_{i}", daemon=True)
             thread.start()

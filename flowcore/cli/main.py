@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import signal
+import sys
 import types
 from typing import Any, NoReturn
 
@@ -27,6 +28,18 @@ class Failure(click.ClickException):
 
     def __init__(self, error: FlowcoreError) -> None:
         super().__init__("\n".join([str(error), *getattr(error, "__notes__", ())]))
+
+
+class ScriptFailed(BaseException):
+    """Carries what the script of ``flowcore run`` raised past all handling of errors, here and in click.
+
+    Args:
+        error: what it raised.
+    """
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(error)
+        self.error = error
 
 
 class UnusableCommand(click.Command):
@@ -125,11 +138,18 @@ def main() -> NoReturn:
     """Run the command line of this process, and exit.
 
     Exit codes: 0, well; 1, an error, or a check that failed; 2, arguments that cannot be understood; 129
-    and 143, ended by SIGHUP or SIGTERM, after cleaning up.
+    and 143, ended by SIGHUP or SIGTERM, after cleaning up. ``flowcore run`` exits as its script does.
     """
     signal.signal(signal.SIGTERM, _terminate)
     signal.signal(signal.SIGHUP, _terminate)
-    cli(prog_name="flowcore")
+    uncaught: BaseException | None = None
+    try:
+        cli(prog_name="flowcore")
+    except ScriptFailed as failed:
+        uncaught = failed.error
+    # Not in the except clause, which would become part of what is shown; click would show some errors as its own.
+    if uncaught is not None:
+        raise uncaught
     raise SystemExit(0)
 
 
@@ -139,4 +159,6 @@ def _terminate(number: int, frame: types.FrameType | None) -> NoReturn:
 
 
 if __name__ == "__main__":
+    # Subcommands import this module by its name, and must not get a second one.
+    sys.modules["flowcore.cli.main"] = sys.modules[__name__]
     main()

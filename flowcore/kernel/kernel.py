@@ -102,7 +102,10 @@ class Kernel:
         self._memoizer = memoizer
         self._checkpoint = checkpoint
         self._checkpoint_at_once = checkpoint_at_once
-        self._unwritten: list[tuple[str, Any]] = []
+        #: A deque: threads add to it at any time.
+        self._unwritten: deque[tuple[str, Any]] = deque()
+        #: Held while results are written: a checkpoint() that finds nothing to do waits for the one that took it.
+        self._writing = threading.Lock()
         self._feed = feed if feed is not None and feed.active else None
         self._hints = hints
         self._ids = itertools.count()
@@ -190,6 +193,10 @@ class Kernel:
         """Take notice of attempts that began to run. Executors call this, from any thread."""
         self._post(machine.AttemptsRunning(attempts, time.time()))
 
+    def tasks(self) -> list[Task]:
+        """Return the records of the tasks that are not over, or of all if they are kept. To be read only."""
+        return list(self._machine.tasks.values())
+
     def task_status(self, task_id: int) -> str:
         """Return the name of a task's state; ``unsched`` for one that is not known (any more)."""
         task = self._machine.tasks.get(task_id)
@@ -226,7 +233,7 @@ class Kernel:
 
     def wait_for_current_tasks(self) -> None:
         """Wait until all tasks that are known now are over; later ones are not waited for."""
-        futures.wait([task.future for task in list(self._machine.tasks.values())])
+        futures.wait([task.future for task in self.tasks()])
 
     def checkpoint(self) -> Path | None:
         """Write all results that are not written yet.
@@ -236,12 +243,15 @@ class Kernel:
         """
         if self._checkpoint is None:
             return None
-        unwritten, self._unwritten = self._unwritten, []
-        try:
-            self._checkpoint.append(unwritten)
-        except OSError:
-            self._unwritten = unwritten + self._unwritten
-            raise
+        with self._writing:
+            results: list[tuple[str, Any]] = []
+            while self._unwritten:
+                results.append(self._unwritten.popleft())
+            try:
+                self._checkpoint.append(results)
+            except OSError:
+                self._unwritten.extendleft(reversed(results))
+                raise
         return self._checkpoint.directory
 
     def close(self) -> None:
@@ -299,14 +309,7 @@ class Kernel:
         assert label is not None
         spec = task.spec
         attempt = Attempt(
-            task.id,
-            task.try_id,
-            spec.app.name,
-            task.func,
-            task.args,
-            task.kwargs,
-            spec.resource_specification,
-            spec.walltime,
+            task.id, task.try_id, spec.app.name, task.func, task.args, task.kwargs, spec.resource_specification
         )
         if self._feed is not None:
             self._feed.attempt(task, None, None, None)
@@ -351,7 +354,7 @@ class Kernel:
             task.executor = self._choose(spec.app)
             coming: list[Future[Any]] = []
             # A file may also have come as the result of a future.
-            now = arguments.find(task.args, task.kwargs)
+            now = arguments.find(task.args, task.kwargs, loops=True)
             if spec.outputs or (now is not None and now.files):
                 assert self.staging is not None
                 coming = self.staging.begin(task, parents)
@@ -362,7 +365,7 @@ class Kernel:
 
     def _finish_staging(self, action: machine.FinishStaging) -> None:
         task = action.task
-        found = arguments.find(task.args, task.kwargs)
+        found = arguments.find(task.args, task.kwargs, loops=True)
         for future in found.futures if found is not None else ():
             failure = _failure_of(future)
             if failure is not None:
@@ -536,16 +539,16 @@ class Kernel:
 
     def _remember(self, key: str, value: Any) -> None:
         assert self._memoizer is not None
+        if self._checkpoint is not None:
+            if self._checkpoint_at_once:
+                try:
+                    self._checkpoint.append([(key, value)])
+                except OSError:
+                    logger.exception("cannot write to the checkpoint in %s", self._checkpoint.directory)
+            else:
+                self._unwritten.append((key, value))
+        # After its record: an equal call that finds it here is completed, too.
         self._memoizer.store(key, value)
-        if self._checkpoint is None:
-            return
-        if self._checkpoint_at_once:
-            try:
-                self._checkpoint.append([(key, value)])
-            except OSError:
-                logger.exception("cannot write to the checkpoint in %s", self._checkpoint.directory)
-        else:
-            self._unwritten.append((key, value))
 
     def _note_failure(self, result: AttemptResult) -> None:
         task = self._machine.tasks.get(result.task_id)

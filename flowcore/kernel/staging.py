@@ -64,7 +64,7 @@ class FileStaging:
             if not isinstance(leaf, File):
                 return leaf
             file = leaf.cleancopy()
-            stager = self._stager(file, executor, "in")
+            stager = self.stager_for(file, executor, "in")
             future = stager.stage_in(context, file, parents.get(id(leaf)))
             task.func = stager.replace_task(context, file, task.func) or task.func
             if future is None:
@@ -85,7 +85,7 @@ class FileStaging:
         files: list[File] = []
         for output in task.spec.outputs:
             file = output.cleancopy()
-            stager = self._stager(file, executor, "out")
+            stager = self.stager_for(file, executor, "out")
             ran: Future[Any] = Future()
             future = stager.stage_out(context, file, ran)
             task.func = stager.replace_task_stage_out(context, file, task.func) or task.func
@@ -96,7 +96,7 @@ class FileStaging:
             task.kwargs["outputs"] = type(task.kwargs["outputs"])(files)
         task.stage_outs = stage_outs
 
-    def _stager(self, file: File, executor: Executor, direction: str) -> Staging:
+    def stager_for(self, file: File, executor: Executor, direction: str) -> Staging:
         if self._hook is not None:
             chosen = self._hook(file, executor.label, direction)
             if chosen is not None:

@@ -45,7 +45,6 @@ class TaskSpec:
         func: what an executor calls; the app's, or that with a walltime around it.
         outputs: the call's ``outputs``, which are also in ``kwargs`` where the function takes them.
         log_label: the call's ``label``, for ``AUTO_LOGNAME``.
-        walltime: seconds that an attempt may take, which ``func`` sees to as far as it can.
     """
 
     app: AppInfo
@@ -55,7 +54,6 @@ class TaskSpec:
     resource_specification: Mapping[str, Any] = _NOTHING
     outputs: Sequence[File] = ()
     log_label: str | None = None
-    walltime: float | None = None
 
 
 @attrs.define(slots=True, eq=False)

@@ -90,7 +90,9 @@ def _check_field(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> 
     try:
         check_type(value, annotation)
     except TypeError:
-        raise ConfigurationError(
+        # A kind may have an error of its own for what is none of it.
+        refused_as = getattr(annotation, "refused_as", ConfigurationError)
+        raise refused_as(
             f"{type(instance).__name__}({attribute.name}={value!r}): expected {describe_type(annotation)}, "
             f"got {type(value).__name__}"
         ) from None
@@ -108,7 +110,8 @@ def component(cls: type[C]) -> type[C]:
     """Make a class of annotated fields into a component; for executors, providers, launchers, channels, ...
 
     The fields are the options, in the order of the constructor's arguments. Fields with ``init=False`` are the
-    component's own state. Validators of the class may raise ``ValueError`` or ``ConfigurationError``.
+    component's own state. Validators of the class may raise ``ValueError`` or ``ConfigurationError``. With
+    ``closed: ClassVar[bool] = True``, no other attributes can be set.
 
     Raises:
         ConfigurationError: from the constructor, for an unknown option or an unfit value.
@@ -135,7 +138,25 @@ def component(cls: type[C]) -> type[C]:
 
     __init__.__signature__ = inspect.signature(construct)  # type: ignore[attr-defined]
     made.__init__ = __init__  # type: ignore[method-assign]
+    if getattr(made, "closed", False):
+        _close(made)
     return made
+
+
+def _close(made: Any) -> None:
+    """Refuse to set what is no option: a misspelt one would be without effect."""
+    assign = made.__setattr__
+    fields = frozenset(attrs.fields_dict(made))
+
+    def __setattr__(self: Any, name: str, value: Any) -> None:
+        if not (name.startswith("_") or name in fields or hasattr(type(self), name)):
+            raise ConfigurationError(
+                f"{type(self).__name__} has no option {name!r}{close_match(name, options(made))}; "
+                f"its options: {', '.join(options(made))}"
+            )
+        assign(self, name, value)
+
+    made.__setattr__ = __setattr__
 
 
 def at_least(minimum: float) -> Callable[[Any, attrs.Attribute[Any], Any], None]:

@@ -24,9 +24,7 @@ from flowcore.plugins.staging import Staging
 class Attempt:
     """One execution of a task: what to call, with which arguments.
 
-    ``args`` and ``kwargs`` hold values, no futures. ``(task_id, try_id)`` names the attempt in its run. ``walltime`` is
-    the number of seconds that it may take; None: no limit. ``func`` ends itself then, unless it is busy in code that
-    does not return to the interpreter: an executor that can end the process does that a moment later.
+    ``args`` and ``kwargs`` hold values, no futures. ``(task_id, try_id)`` names the attempt in its run.
     """
 
     task_id: int
@@ -36,7 +34,6 @@ class Attempt:
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     resource_specification: Mapping[str, Any]
-    walltime: float | None = None
 
 
 @attrs.define(slots=True, eq=False)

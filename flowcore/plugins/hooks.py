@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from typing import Any
 
 import pluggy
@@ -83,17 +84,32 @@ class HookManager:
         """
         caller: pluggy.HookCaller = getattr(self._manager.hook, hook)
         assert caller.spec is not None
-        first = bool(caller.spec.opts.get("firstresult"))
-        results = []
+        results = self._results(caller, arguments)
+        return next(results, None) if caller.spec.opts.get("firstresult") else list(results)
+
+    def through(self, hook: str, subject: str, **arguments: Any) -> Any:
+        """Pass one of the arguments through all implementations of a hook.
+
+        Args:
+            hook: a hook whose implementations return what is to stand for that argument, or None to leave it.
+            subject: name of the argument.
+            arguments: all arguments of the hook.
+
+        Returns:
+            What the last one made of it.
+        """
+        caller: pluggy.HookCaller = getattr(self._manager.hook, hook)
+        for result in self._results(caller, arguments):
+            arguments[subject] = result  # the next one is given that
+        return arguments[subject]
+
+    def _results(self, caller: pluggy.HookCaller, arguments: dict[str, Any]) -> Iterator[Any]:
         # pluggy keeps them in the reverse of their order.
         for found in reversed(caller.get_hookimpls()):
             try:
                 result = found.function(*(arguments[name] for name in found.argnames))
             except Exception:
-                logger.exception("hook %s of plugin %r raised", hook, self._shown.get(found.plugin_name))
+                logger.exception("hook %s of plugin %r raised", caller.name, self._shown.get(found.plugin_name))
                 continue
             if result is not None:
-                if first:
-                    return result
-                results.append(result)
-        return None if first else results
+                yield result

@@ -128,19 +128,28 @@ def flowcore_block_ended(run: RunInfo, event: BlockEvent) -> None:
     """A block reached its last state. Scaling thread."""
 
 
-@hookspec(firstresult=True)
+@hookspec
 def flowcore_launch_command(executor: str, block_id: str, command: str) -> str | None:
-    """Return another worker command for a block, before its launcher wraps it; None leaves it. Scaling thread."""
+    """Return another worker command for a block, before its launcher wraps it; None leaves it.
+
+    Each is given what the one before made of it. Scaling thread.
+    """
 
 
-@hookspec(firstresult=True)
+@hookspec
 def flowcore_submit_script(provider: str, script: str) -> str | None:
-    """Return another submit script, before it is submitted; None leaves it. Scaling thread."""
+    """Return another submit script, before it is submitted; None leaves it.
+
+    Each is given what the one before made of it. Scaling thread.
+    """
 
 
-@hookspec(firstresult=True)
+@hookspec
 def flowcore_channel_command(channel: str, command: str) -> str | None:
-    """Return another command line for a channel to run; None leaves it. Scaling thread."""
+    """Return another command line for a channel to run; None leaves it.
+
+    Each is given what the one before made of it. Scaling thread.
+    """
 
 
 # --- serializers, memo hashers, staging

@@ -5,11 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
+from flowcore.errors import BadLauncher
+
 
 class Launcher(ABC):
     """Wraps a worker command for a batch job's script. A pure function with options."""
 
     kind: ClassVar[str] = "launcher"
+    refused_as: ClassVar[type[Exception]] = BadLauncher
     #: Let the job's script say what it does (``set -x`` or messages) in its standard streams.
     debug: bool = True
 

@@ -34,22 +34,59 @@ GROUPS = {
     "strategy": "flowcore.strategies",
     "command": "flowcore.commands",
     "hooks": "flowcore.hooks",
+    "compat": "flowcore.compat",
 }
 API_GROUP = "flowcore.plugin_api"
 CORE = "flowcore"
 
-#: Components of first-party plugins: (kind, name) to class name and distribution, for messages only.
+#: Components of first-party distributions: (kind, name) to class name and distribution, for messages only. What a later
+#: version of the core will have stands here with its distribution, ``flowcore``.
 KNOWN: dict[tuple[str, str], tuple[str, str]] = {
     ("executor", "htex"): ("HighThroughputExecutor", "flowcore-executor-htex"),
+    ("executor", "workqueue"): ("WorkQueueExecutor", "flowcore-executor-workqueue"),
+    ("executor", "taskvine"): ("TaskVineExecutor", "flowcore-executor-taskvine"),
+    ("executor", "flux"): ("FluxExecutor", "flowcore-executor-flux"),
+    ("executor", "radical"): ("RadicalPilotExecutor", "flowcore-executor-radical"),
     ("provider", "slurm"): ("SlurmProvider", "flowcore-provider-slurm"),
     ("provider", "pbspro"): ("PBSProProvider", "flowcore-provider-pbs"),
     ("provider", "torque"): ("TorqueProvider", "flowcore-provider-pbs"),
+    ("provider", "gridengine"): ("GridEngineProvider", "flowcore-provider-gridengine"),
+    ("provider", "lsf"): ("LSFProvider", "flowcore-provider-lsf"),
+    ("provider", "condor"): ("CondorProvider", "flowcore-provider-condor"),
+    ("provider", "cobalt"): ("CobaltProvider", "flowcore-provider-cobalt"),
+    ("provider", "kubernetes"): ("KubernetesProvider", "flowcore-provider-kubernetes"),
+    ("provider", "aws"): ("AWSProvider", "flowcore-provider-aws"),
+    ("provider", "googlecloud"): ("GoogleCloudProvider", "flowcore-provider-googlecloud"),
+    ("provider", "adhoc"): ("AdHocProvider", CORE),
+    ("launcher", "srun"): ("SrunLauncher", CORE),
+    ("launcher", "srun_mpi"): ("SrunMPILauncher", CORE),
+    ("launcher", "aprun"): ("AprunLauncher", CORE),
+    ("launcher", "mpiexec"): ("MpiExecLauncher", CORE),
+    ("launcher", "mpirun"): ("MpiRunLauncher", CORE),
+    ("launcher", "gnu_parallel"): ("GnuParallelLauncher", CORE),
+    ("launcher", "jsrun"): ("JsrunLauncher", CORE),
     ("channel", "ssh"): ("SSHChannel", "flowcore-channel-ssh"),
+    ("channel", "ssh_interactive"): ("SSHInteractiveLoginChannel", "flowcore-channel-ssh"),
+    ("channel", "oauth_ssh"): ("OAuthSSHChannel", "flowcore-channel-ssh"),
+    ("staging", "http"): ("HTTPSeparateTaskStaging", "flowcore-staging-http"),
+    ("staging", "http_in_task"): ("HTTPInTaskStaging", "flowcore-staging-http"),
+    ("staging", "ftp"): ("FTPSeparateTaskStaging", "flowcore-staging-ftp"),
+    ("staging", "ftp_in_task"): ("FTPInTaskStaging", "flowcore-staging-ftp"),
+    ("staging", "rsync"): ("RSyncStaging", "flowcore-staging-rsync"),
+    ("staging", "zip"): ("ZipFileStaging", "flowcore-staging-zip"),
     ("staging", "globus"): ("GlobusStaging", "flowcore-staging-globus"),
     ("hooks", "monitoring"): ("MonitoringHub", "flowcore-monitoring-sqlite"),
     ("command", "dashboard"): ("dashboard", "flowcore-monitoring-dashboard"),
     ("command", "globus-auth"): ("globus_auth", "flowcore-staging-globus"),
+    ("compat", "parsl"): ("install", "flowcore-compat-parsl"),
 }
+
+
+def _missing(what: str, distribution: str) -> PluginNotFound:
+    """Return the error for a known component that is not there; ``what`` is how the user named it."""
+    if distribution == CORE:
+        return PluginNotFound(f"{what} is not there: this version of flowcore, {_core_version()}, does not have it yet")
+    return PluginNotFound(f"{what} is not installed: pip install {distribution}")
 
 
 @attrs.frozen
@@ -192,7 +229,7 @@ def find(kind: str, name: str) -> Plugin:
         names = sorted({p.name for p in plugins})
         known = KNOWN.get((kind, name))
         if known:
-            raise PluginNotFound(f"{kind} {name!r} is not installed: pip install {known[1]}")
+            raise _missing(f"{kind} {name!r}", known[1])
         raise PluginNotFound(
             f"no {kind} {name!r} is installed{close_match(name, [*names, *(n for k, n in KNOWN if k == kind)])}; "
             f"installed: {', '.join(names) or 'none'}"
@@ -220,7 +257,7 @@ def find_class(kind: str, class_name: str) -> Plugin:
         return find(kind, matching[0].name)
     for (known_kind, _), (known_class, dist) in KNOWN.items():
         if known_kind == kind and known_class == class_name:
-            raise PluginNotFound(f"{class_name} is not installed: pip install {dist}")
+            raise _missing(class_name, dist)
     names = sorted(p.class_name for p in plugins)
     close = close_match(class_name, [*names, *(c for (k, _), (c, _) in KNOWN.items() if k == kind)])
     raise PluginNotFound(f"no {kind} class {class_name!r} is installed{close}; installed: {', '.join(names) or 'none'}")

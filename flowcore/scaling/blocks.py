@@ -78,14 +78,12 @@ class BlockPool:
             for _ in range(count):
                 block_id = str(len(self._blocks))
                 command = self.executor.block_command(block_id)
-                command = (
-                    self._hooks.call(
-                        "flowcore_launch_command",
-                        executor=self.executor.label,
-                        block_id=block_id,
-                        command=command,
-                    )
-                    or command
+                command = self._hooks.through(
+                    "flowcore_launch_command",
+                    "command",
+                    executor=self.executor.label,
+                    block_id=block_id,
+                    command=command,
                 )
                 name = f"flowcore.{self.executor.label}.block-{block_id}"
                 try:
@@ -266,13 +264,14 @@ class Scaler:
         self._strategy = strategy
         self._period_s = period_s
         self._max_idletime = max_idletime
-        self._pools: list[BlockPool] = []
+        #: The pools that it looks after.
+        self.pools: list[BlockPool] = []
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
     def add(self, pool: BlockPool) -> None:
         """Take a pool in; the first one starts the thread."""
-        self._pools.append(pool)
+        self.pools.append(pool)
         if self._thread is None:
             self._thread = threading.Thread(target=self._loop, name="flowcore-scaling", daemon=True)
             self._thread.start()
@@ -283,7 +282,7 @@ class Scaler:
         if self._thread is not None:
             self._thread.join()
             self._thread = None
-        for pool in self._pools:
+        for pool in self.pools:
             try:
                 pool.close()
             except Exception:
@@ -291,7 +290,7 @@ class Scaler:
 
     def _loop(self) -> None:
         while not self._stop.wait(self._pause()):
-            for pool in list(self._pools):
+            for pool in list(self.pools):
                 try:
                     pool.step(self._strategy, self._max_idletime)
                 except Exception:
@@ -301,7 +300,7 @@ class Scaler:
         try:
             waiting = any(
                 not s.terminal and block not in pool.executor.connected_blocks()
-                for pool in list(self._pools)
+                for pool in list(self.pools)
                 for block, s in pool.status().items()
             )
         except Exception:

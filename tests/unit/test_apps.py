@@ -13,7 +13,7 @@ import pytest
 
 import flowcore
 from flowcore import Config, DataFuture, File, bash_app, join_app, python_app
-from flowcore.errors import AppTimeout, ConfigurationError
+from flowcore.errors import AppTimeout, ConfigurationError, MissingOutputs
 
 WAIT_S = 60
 
@@ -403,3 +403,40 @@ def test_an_app_whose_module_is_importable_is_small_when_pickled(tmp_path, monke
         assert pickle.loads(data) is apps_of_a_user.f.__wrapped__
     finally:
         del sys.modules["apps_of_a_user"]
+
+
+# --- outputs
+
+
+def test_a_function_that_does_not_make_its_outputs(tmp_path):
+    @python_app
+    def make(names, outputs=()):
+        for name in names:
+            (tmp_path / name).touch()
+        return len(names)
+
+    files = [File(str(tmp_path / name)) for name in ("a", "b")]
+    error = make(["a"], outputs=files).exception(timeout=WAIT_S)
+    assert isinstance(error, MissingOutputs)
+    assert str(error) == f"python_app 'make' ended well but did not make all its outputs; missing: {tmp_path / 'b'}"
+    good = make(["a", "b"], outputs=files)
+    assert good.result(timeout=WAIT_S) == 2
+    assert [f.done() for f in good.outputs] == [True, True]
+    (tmp_path / "b").unlink()
+    # Retried and limited calls are checked as well.
+    assert isinstance(make(["a"], outputs=files, walltime=30).exception(timeout=WAIT_S), MissingOutputs)
+
+
+def test_outputs_of_a_function_without_such_a_parameter(tmp_path):
+    @python_app
+    def touch(name):
+        (tmp_path / name).touch()
+
+    assert touch("a", outputs=[tmp_path / "a"]).result(timeout=WAIT_S) is None
+    assert isinstance(touch("a", outputs=[tmp_path / "b"]).exception(timeout=WAIT_S), MissingOutputs)
+
+
+def test_one_object_runs_all_calls_with_the_same_options():
+    app = python_app(with_default)
+    assert app._function(1.0, True) is app._function(1.0, True)
+    assert len({id(app._function(w, o)) for w in (None, 1.0, 2.0) for o in (False, True)}) == 6

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from flowcore.channels import LocalChannel
-from flowcore.errors import ConfigurationError, ScaleOutFailed
+from flowcore.errors import BadLauncher, ConfigurationError, ScaleOutFailed
 from flowcore.launchers import SimpleLauncher
 from flowcore.plugins.api import Channel, JobState, JobStatus, ProviderContext
 from flowcore.providers import LocalProvider
@@ -148,3 +148,8 @@ def test_it_is_for_this_host() -> None:
     far = type("FarChannel", (Channel,), dict.fromkeys(Channel.__abstractmethods__))()
     with pytest.raises(ConfigurationError, match="runs on this host, through a LocalChannel"):
         LocalProvider(channel=far)
+
+
+def test_a_launcher_that_is_none() -> None:
+    with pytest.raises(BadLauncher, match="expected Launcher, got builtin_function_or_method"):
+        LocalProvider(launcher=print)

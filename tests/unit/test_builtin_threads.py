@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import flowcore
 from flowcore.errors import ConfigurationError, UnsupportedResource
 from flowcore.executors import ThreadPoolExecutor
 from flowcore.plugins.api import Attempt, AttemptResult, ExecutorContext
@@ -112,3 +114,9 @@ def test_arguments_and_values_are_let_go() -> None:
 def test_options_are_checked(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError):
         ThreadPoolExecutor(**options)
+
+
+def test_threads_for_the_processors(tmp_path: Path) -> None:
+    executor = ThreadPoolExecutor(max_threads=None)
+    with flowcore.load(flowcore.Config(executors=[executor], run_dir=tmp_path, initialize_logging=False)):
+        assert len(executor._threads) == min(32, (os.cpu_count() or 1) + 4)

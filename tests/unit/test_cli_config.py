@@ -259,7 +259,8 @@ def test_schema_of_each_plugin(validator):
     assert threads["title"] == "ThreadPoolExecutor"
     assert threads["properties"]["plugin"]["const"] == "threads"
     assert threads["properties"]["max_threads"] == {
-        "description": "number of threads.", "default": 2, "type": "integer"
+        "description": "number of threads; None for four more than the processors, at most 32.",
+        "default": 2, "type": ["integer", "null"]
     }  # fmt: skip
     assert threads["additionalProperties"] is False
     if local is not None:  # an executor with blocks is installed

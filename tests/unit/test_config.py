@@ -174,7 +174,7 @@ def test_errors_in_a_file_name_the_file(tmp_path):
         f"{file}: retires: Config has no option 'retires' (did you mean 'retries'?); its options: executors, "
     )
     file.write_text('[[executors]]\nplugin = "threads"\nmax_threads = "4"\n')
-    assert refusal(Config.from_file, file) == f"{file}: executors[0].max_threads = '4': expected int, got str"
+    assert refusal(Config.from_file, file) == f"{file}: executors[0].max_threads = '4': expected int | None, got str"
 
 
 # --- unknown options
@@ -267,7 +267,7 @@ def test_values_that_are_too_small(option):
             [{"plugin": "threads", "max_threads": 0}],
             "executors[0]: ThreadPoolExecutor(max_threads=0): must be at least 1",
         ),
-        ([{"plugin": "threads", "max_threads": "2"}], "executors[0].max_threads = '2': expected int, got str"),
+        ([{"plugin": "threads", "max_threads": "2"}], "executors[0].max_threads = '2': expected int | None, got str"),
     ],
 )
 def test_wrong_executors(value, text):
@@ -369,5 +369,16 @@ def test_repr_shows_the_options():
     assert "ThreadPoolExecutor(label='threads', max_threads=2" in text
 
 
-def test_usage_tracking_is_refused_rather_than_ignored():
-    assert "this version of flowcore sends no usage data" in refusal(Config, usage_tracking=True)
+def test_usage_tracking_is_an_option():
+    assert Config(usage_tracking=True).usage_tracking is True
+    assert "usage_tracking" in refusal(Config, usage_tracking="yes")
+
+
+def test_options_may_be_set_later_and_misspelt_ones_are_refused():
+    config = Config()
+    config.retries = 2
+    assert config.retries == 2
+    with pytest.raises(ConfigurationError, match=r"Config has no option 'retrys' \(did you mean 'retries'\?\); its op"):
+        config.retrys = 3
+    with pytest.raises(ConfigurationError, match=r"Config\(retries='3'\): expected int, got str"):
+        config.retries = "3"

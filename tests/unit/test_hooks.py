@@ -85,6 +85,23 @@ def test_first_result() -> None:
     assert asked == [None, b"b"]
 
 
+def test_each_is_given_what_the_one_before_made() -> None:
+    class Before:
+        def __init__(self, word: str) -> None:
+            self.word = word
+
+        @hookimpl
+        def flowcore_launch_command(self, command: str) -> str | None:
+            return f"{self.word} {command}" if self.word else None
+
+    hooks = HookManager()
+    for word in ("a", "", "b"):
+        hooks.register(Before(word))
+    made = hooks.through("flowcore_launch_command", "command", executor="e", block_id="0", command="run")
+    assert sorted(made.split()) == ["a", "b", "run"]
+    assert HookManager().through("flowcore_launch_command", "command", executor="e", block_id="0", command="x") == "x"
+
+
 def test_nobody_implements_it() -> None:
     hooks = HookManager()
     assert hooks.wanted("flowcore_failure_hints") is False

@@ -433,11 +433,11 @@ def test_chain_of_20_000(threads):
 def test_chain_of_memo_hits_through_data_futures(threads, tmp_path):
     @python_app(cache=True)
     def step(previous, outputs=()):
+        (tmp_path / "same.txt").touch()
         return 1
 
     file = File(str(tmp_path / "same.txt"))
     step(file, outputs=[file]).result(timeout=WAIT_S)
-    (tmp_path / "same.txt").touch()
     # Each link is a hit, and is set off by the one before: the first one is held back until all are there.
     gate: Future[File] = Future()
     future = step(gate, outputs=[file])

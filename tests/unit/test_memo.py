@@ -458,7 +458,7 @@ def test_hooks_are_told_of_references_to_outputs(load, tmp_path):
 
     @python_app(cache=True)
     def g(file, outputs=()):
-        pass
+        pathlib.Path(outputs[0]).touch()
 
     load(hooks=[Spy()])
     g(File(str(tmp_path / "in")), outputs=[File(str(tmp_path / "out"))]).result(timeout=WAIT_S)

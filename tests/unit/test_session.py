@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import threading
@@ -212,6 +213,17 @@ def test_the_with_block_does_not_wait_after_an_exception(config):
         flowcore.dfk()
 
 
+def test_ctrl_c_while_the_with_block_waits_ends_the_run(config):
+    never: Future[int] = Future()
+    with pytest.raises(KeyboardInterrupt), flowcore.load(config()):
+        future = identity(never)
+        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KernelClosedError):
+        future.result(timeout=0)
+    with pytest.raises(NoKernelError):
+        flowcore.dfk()
+
+
 def test_threads_end_with_their_run(config):
     before = set(threading.enumerate())
     with flowcore.load(config()):
@@ -319,6 +331,30 @@ def test_a_shutdown_that_fails_stops_no_other(config, caplog):
         pass
     assert last.shut_down == 1
     assert "shutting executor clinging down failed" in caplog.text
+
+
+def test_ctrl_c_during_the_clean_up_does_not_stop_it(config):
+    events = []
+
+    class Spy:
+        @hookimpl
+        def flowcore_run_finished(self, run, task_counts):
+            events.append("run finished")
+
+    class Interrupted(flowcore.ThreadPoolExecutor):
+        def shutdown(self):
+            super().shutdown()
+            raise KeyboardInterrupt
+
+    handlers, first = list(LOGGER.handlers), Broken("first")
+    first.start = lambda context: None
+    executors = [first, Interrupted(label="interrupted")]
+    dfk = DataFlowKernel(config(executors=executors, hooks=[Spy()], initialize_logging=True))
+    with pytest.raises(KeyboardInterrupt):
+        dfk.cleanup()
+    assert first.shut_down == 1
+    assert events == ["run finished"]
+    assert LOGGER.handlers == handlers
 
 
 # --- logging
