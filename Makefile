@@ -17,7 +17,7 @@ help:
 	@echo 'make demo    run the census of the standard library twice: computed, then reused (about a minute)'
 	@echo 'make test    lint, then the tests of the core and of each plugin'
 	@echo 'make lint    ruff and mypy'
-	@echo 'make bench   measure throughput beside the peers; ARGS="..." are passed on'
+	@echo 'make bench   measure throughput (ARGS="...") and the kernel (KERNEL_ARGS="...") beside the peers'
 	@echo 'make docs    check the links in the Markdown files'
 
 # --- set-up. A stamp in .venv says what has been installed; it is done again when what it depends on changes.
@@ -99,6 +99,8 @@ test: $(VENV)/.dev
 
 bench: $(VENV)/.bench
 	@$(BIN)/python benchmarks/throughput.py $(ARGS)
+	@echo
+	@$(BIN)/python benchmarks/kernel.py $(KERNEL_ARGS)
 
 docs: $(VENV)/.created
 	@$(BIN)/python docs/check_links.py
