@@ -1,0 +1,14 @@
+# Memoization, "Checkpointing", the mode manual. Adapted: an app is run; at the end the checkpoints are counted.
+import parsl
+from parsl.configs.local_threads import config
+
+config.checkpoint_mode = "manual"
+
+dfk = parsl.load(config)
+print(parsl.python_app(lambda x: x * 2, cache=True)(4).result())
+dfk.checkpoint()
+parsl.clear()
+
+from parsl.utils import get_all_checkpoints
+
+print(len(get_all_checkpoints()))

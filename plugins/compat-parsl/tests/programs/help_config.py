@@ -1,0 +1,4 @@
+# Configuration, "Further help".
+from parsl.config import Config
+
+help(Config)

@@ -1,0 +1,3 @@
+# The module of functions_from_modules.py.
+def function(x):
+    return x + 1
