@@ -132,13 +132,14 @@ class App(Generic[P, R]):
             kwargs = {**kwargs, "inputs": _listed(inputs, info.name)}
         label = kwargs.get("label")
         kept = {k: v for k, v in kwargs.items() if k not in RESERVED or self._passes(k)}
-        func = self._function(walltime, bool(outputs)) if info.kind == "python" else info.func
+        checked = bool(outputs) and info.kind == "python"
+        func = info.func if info.kind == "bash" else self._function(walltime, checked)
         if outputs:
             kept["outputs"] = outputs
         return TaskSpec(info, func, args, kept, resources, tuple(outputs), label)
 
     def _function(self, walltime: float | None, outputs: bool) -> Callable[..., Any]:
-        """Return what a call of a python_app with these options runs: one object for all such calls."""
+        """Return what a call with these options runs, where no command sees to them: one object for all such calls."""
         function = self._variants.get((walltime, outputs))
         if function is None:
             function = self._info.func

@@ -42,7 +42,6 @@ its constructor arguments are its ``args``, so that it survives a trip between p
     │   └── InterchangeLost           the hub process of an executor ended
     ├── WorkerLost                    the worker process died while it ran the task
     ├── ManagerLost                   the node's manager stopped answering
-    ├── VersionMismatch               the two ends of a connection speak different versions
     ├── BadMessage                    a message that does not follow the protocol
     ├── SerializationError            an object that cannot be sent to a worker
     ├── DeserializationError          bytes that cannot be turned back into an object
@@ -514,10 +513,6 @@ class ManagerLost(FlowcoreError):
 
     def __str__(self) -> str:
         return f"manager {self.manager_id} on host {self.hostname} was lost with the task: {self.reason}"
-
-
-class VersionMismatch(FlowcoreError):
-    """The two ends of a connection speak different versions; the text names both."""
 
 
 class BadMessage(FlowcoreError):

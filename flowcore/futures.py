@@ -114,6 +114,10 @@ class KernelFuture(Future[R], Generic[R]):
                 return
         self._call(fn)
 
+    def set_running_or_notify_cancel(self) -> bool:
+        """Return whether the task was not cancelled. What runs is known to its kernel: nothing is set here."""
+        return not self.cancelled()
+
     def settle(self, result: R | None, error: BaseException | None, cancelled: bool = False) -> bool:
         """Set the outcome and wake all waiters, but run no callback yet. For the kernel only.
 

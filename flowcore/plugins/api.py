@@ -34,7 +34,6 @@ from flowcore.errors import (
     SSHException,
     StagingError,
     UnsupportedResource,
-    VersionMismatch,
     WorkerLost,
 )
 from flowcore.files import File
@@ -110,7 +109,6 @@ __all__ = [
     "TaskEvent",
     "TaskSubmitter",
     "UnsupportedResource",
-    "VersionMismatch",
     "WorkerLost",
     "at_least",
     "component",

@@ -67,26 +67,6 @@ def test_first_script_of_the_readme(tmp_path: Path) -> None:
     assert block[1] in (EXAMPLES / "hello.py").read_text("utf-8"), "examples/hello.py and the README differ"
 
 
-@pytest.mark.parametrize(
-    ("index", "printed"),
-    [
-        (0, ["13\n"]),
-        (1, ["1000\n"]),
-        (2, ["['one', 'two']\n"]),
-        (3, ["[0, 1, 4] 0\n", "[0, 1, 4] 3\n"]),
-    ],
-)
-def test_scripts_of_getting_started(tmp_path: Path, index: int, printed: list[str]) -> None:
-    text = (ROOT / "docs" / "getting-started.md").read_text("utf-8")
-    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    assert len(blocks) == 4, "a new script: say here what it prints"
-    script = tmp_path / "script.py"
-    script.write_text(blocks[index], encoding="utf-8")
-    for expected in printed:
-        done = run(script, cwd=tmp_path)
-        assert (done.returncode, done.stdout) == (0, expected)
-
-
 @pytest.mark.parametrize("executor", EXECUTORS)
 def test_census_reuses_the_results_of_an_earlier_run(tmp_path: Path, executor: str) -> None:
     arguments = ("--executor", executor, "--workers", 2, "--limit", 60)

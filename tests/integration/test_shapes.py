@@ -767,7 +767,8 @@ def test_memory_does_not_grow_with_the_number_of_tasks(tmp_path: Path) -> None:
     further = 240_000
     # One object, however small, that stayed for each task would be 240,000 blocks.
     assert last_blocks - blocks < further / 100
-    assert (last_rss - rss) / further < 8
+    # Pages come and go with the threads; an object per task would be 32 bytes at least.
+    assert (last_rss - rss) / further < 24
 
 
 def test_finished_tasks_are_forgotten(load: Callable[..., DataFlowKernel]) -> None:

@@ -351,3 +351,17 @@ def test_racing_waiters_and_settling_hang_nobody(owner):
         settle(future, n)
         thread.join(WAIT_S)
         assert results == [n]
+
+
+def test_saying_that_it_runs_changes_nothing():
+    future = AppFuture(3, Owner())
+    called = []
+    assert future.set_running_or_notify_cancel() is True
+    future.add_done_callback(called.append)
+    assert (future.done(), called) == (False, [])
+    future.settle(1, None)
+    future.run_callbacks()
+    assert called == [future]
+    cancelled = AppFuture(4, Owner())
+    cancelled.settle(None, None, cancelled=True)
+    assert cancelled.set_running_or_notify_cancel() is False

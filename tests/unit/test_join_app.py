@@ -9,7 +9,7 @@ import pytest
 
 import flowcore
 from flowcore import Config, join_app, python_app
-from flowcore.errors import DependencyCycle, DependencyError, JoinError, JoinTypeError
+from flowcore.errors import AppTimeout, DependencyCycle, DependencyError, JoinError, JoinTypeError
 from flowcore.testing import eventually
 
 WAIT_S = 60
@@ -376,3 +376,30 @@ def test_memoized_join(run):
     assert join(3).result(timeout=WAIT_S) == [6]
     assert calls == [3]
     assert run.memo_hits == 1
+
+
+def test_walltime_limits_its_own_code():
+    release = threading.Event()
+
+    @join_app
+    def slow(walltime=0.05):
+        release.wait(WAIT_S)
+        return double(1)
+
+    with pytest.raises(AppTimeout, match="app 'slow' ran longer than its walltime of 0.05 s"):
+        slow().result(timeout=WAIT_S)
+    release.set()
+
+
+def test_walltime_does_not_limit_what_it_waits_for():
+    never = Future()
+
+    @join_app
+    def quick(walltime=0.05):
+        return never
+
+    waiting = quick()
+    eventually(lambda: waiting.task_status() == "joining", what="the join")
+    assert not waiting.done()
+    never.set_result(3)
+    assert waiting.result(timeout=WAIT_S) == 3
