@@ -27,7 +27,7 @@ from typing import Any
 import pytest
 
 import flowcore
-from flowcore import Config, DataFlowKernel, join_app, python_app, serialize
+from flowcore import DataFlowKernel, join_app, python_app, serialize
 from flowcore.errors import DependencyError, JoinError, KernelClosedError
 from flowcore.testing.waiting import eventually
 
@@ -47,15 +47,6 @@ def no_deeper_recursion() -> Iterator[None]:
     after = sys.getrecursionlimit()
     sys.setrecursionlimit(before)
     assert after == 1000
-
-
-@pytest.fixture
-def load(tmp_path: Path) -> Iterator[Callable[..., DataFlowKernel]]:
-    def load(**options: Any) -> DataFlowKernel:
-        return flowcore.load(Config(run_dir=tmp_path / "runinfo", initialize_logging=False, **options))
-
-    yield load
-    flowcore.clear()
 
 
 @pytest.fixture
@@ -740,7 +731,7 @@ def memory():
     pages = int(Path("/proc/self/statm").read_text().split()[1]) if Path("/proc").is_dir() else 0
     return sys.getallocatedblocks(), pages * resource.getpagesize()
 
-waves, wave = int(sys.argv[1]), 3000
+waves, wave = int(sys.argv[1]), 10_000
 samples = []
 with flowcore.load(Config(run_dir=sys.argv[2], initialize_logging=False, garbage_collect=True)) as dfk:
     for number in range(waves + 1):
@@ -754,21 +745,20 @@ with flowcore.load(Config(run_dir=sys.argv[2], initialize_logging=False, garbage
 """
 
 
-def test_memory_does_not_grow_with_the_number_of_tasks(tmp_path: Path) -> None:
+def test_memory_does_not_grow_over_a_million_tasks(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(COUNTED)
     command = [sys.executable, str(script), "100", str(tmp_path / "runinfo")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_S, check=True)
     found = json.loads(done.stdout)
-    assert found["tasks"] == {"exec_done": 300_000}
+    assert found["tasks"] == {"exec_done": 1_000_000}
     # The first fifth is warm-up; four more follow.
     (blocks, rss), *_, (last_blocks, last_rss) = found["samples"]
     assert len(found["samples"]) == 5
-    further = 240_000
-    # One object, however small, that stayed for each task would be 240,000 blocks.
+    further = 800_000
+    # One object, however small, that stayed for each task would be 800,000 blocks.
     assert last_blocks - blocks < further / 100
-    # Pages come and go with the threads; an object per task would be 32 bytes at least.
-    assert (last_rss - rss) / further < 24
+    assert (last_rss - rss) / further < 8
 
 
 def test_finished_tasks_are_forgotten(load: Callable[..., DataFlowKernel]) -> None:

@@ -18,7 +18,7 @@ import zlib
 import pytest
 
 import flowcore
-from flowcore import Config, python_app
+from flowcore import python_app
 from flowcore.checkpoints import get_all_checkpoints, get_last_checkpoint
 from flowcore.errors import BadCheckpoint
 from flowcore.kernel import checkpoint
@@ -31,15 +31,6 @@ CALLS: list = []
 @pytest.fixture(autouse=True)
 def no_calls():
     CALLS.clear()
-
-
-@pytest.fixture
-def load(tmp_path):
-    def load(**options):
-        return flowcore.load(Config(run_dir=tmp_path / "runinfo", initialize_logging=False, **options))
-
-    yield load
-    flowcore.clear()
 
 
 @python_app(cache=True)

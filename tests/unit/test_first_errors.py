@@ -16,15 +16,6 @@ from flowcore.errors import (
 )
 
 
-@pytest.fixture
-def load(tmp_path):
-    def load(**options):
-        return flowcore.load(Config(run_dir=tmp_path / "runinfo", initialize_logging=False, **options))
-
-    yield load
-    flowcore.clear()
-
-
 @python_app
 def hello():
     return "hello"

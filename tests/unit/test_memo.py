@@ -18,7 +18,7 @@ import attrs
 import pytest
 
 import flowcore
-from flowcore import Config, File, ThreadPoolExecutor, bash_app, join_app, python_app
+from flowcore import File, ThreadPoolExecutor, bash_app, join_app, python_app
 from flowcore.builtin.memo_hashers import StandardMemoHasher
 from flowcore.errors import MemoizationError
 from flowcore.kernel.memo import Memoizer
@@ -34,15 +34,6 @@ CALLS: list = []
 @pytest.fixture(autouse=True)
 def no_calls():
     CALLS.clear()
-
-
-@pytest.fixture
-def load(tmp_path):
-    def load(**options):
-        return flowcore.load(Config(run_dir=tmp_path / "runinfo", initialize_logging=False, **options))
-
-    yield load
-    flowcore.clear()
 
 
 @pytest.fixture

@@ -8,8 +8,7 @@ from collections import OrderedDict
 
 import pytest
 
-import flowcore
-from flowcore import Config, python_app
+from flowcore import python_app
 from flowcore.errors import MemoizationError
 from flowcore.memoization import id_for_memo
 from flowcore.plugins.api import hookimpl
@@ -65,15 +64,6 @@ def _(wrong, output_ref=False):
 @pytest.fixture(autouse=True)
 def nothing_asked():
     ASKED.clear()
-
-
-@pytest.fixture
-def load(tmp_path):
-    def load(**options):
-        return flowcore.load(Config(run_dir=tmp_path / "runinfo", initialize_logging=False, **options))
-
-    yield load
-    flowcore.clear()
 
 
 CALLS: list = []
