@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, Literal, ParamSpec, TypeVar, cast, overload
 
+from flowcore import loaded
 from flowcore.bash import BashCommand
 from flowcore.errors import ConfigurationError
 from flowcore.files import File
@@ -86,7 +87,7 @@ class App(Generic[P, R]):
             UnknownExecutorError: the app names an executor that the configuration does not have.
             ConfigurationError: a reserved keyword argument has a value that it cannot have.
         """
-        kernel = (self._dfk or _loaded_dfk(self._info.name)).kernel
+        kernel = (self._dfk or loaded.for_app(self._info.name)).kernel
         if not kwargs and not self._defaults and len(args) < self._reserved_from:
             return cast(AppFuture[R], kernel.submit(TaskSpec(self._info, self._info.func, args, kwargs)))
         return cast(AppFuture[R], kernel.submit(self._spec(args, kwargs)))
@@ -159,15 +160,6 @@ class App(Generic[P, R]):
         # What inputs holds must be waited for; a function without the parameter says so itself.
         # ``label`` is an option of bash_apps only.
         return option in ("inputs", "label") or (option == "outputs" and self._takes_any)
-
-
-def _loaded_dfk(app_name: str) -> Any:
-    # Replaced by the function itself on the first call: the session imports this module.
-    global _loaded_dfk
-    from flowcore.session import kernel_for_app
-
-    _loaded_dfk = kernel_for_app
-    return kernel_for_app(app_name)
 
 
 def _listed(inputs: Any, app_name: str) -> list[Any]:

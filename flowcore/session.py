@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from flowcore import serialize
+from flowcore import loaded, serialize
 from flowcore.apps import App
 from flowcore.config import Config, period_seconds
 from flowcore.errors import AlreadyLoadedError, ConfigurationError, NoKernelError
@@ -441,7 +441,6 @@ def _forget_reducer(owner: DataFlowKernel) -> None:
 
 # --- the loaded kernel
 
-_loaded: DataFlowKernel | None = None
 _loading = threading.Lock()
 
 
@@ -463,34 +462,33 @@ def load(
         AlreadyLoadedError: a run is loaded; :func:`clear` ends it.
         ConfigurationError: the configuration cannot work.
     """
-    global _loaded
     with _loading:
-        if _loaded is not None:
+        if loaded.run is not None:
             raise AlreadyLoadedError(
-                f"a configuration is loaded already (run directory {_loaded.run_dir}): call flowcore.clear() "
+                f"a configuration is loaded already (run directory {loaded.run.run_dir}): call flowcore.clear() "
                 "first, or end its `with` block, or pass data_flow_kernel= to apps to use several at once"
             )
         if profile is not None:
             if not isinstance(config, str | os.PathLike):
                 raise ConfigurationError("profile= goes with the path of a configuration file")
             config = Config.from_file(config, profile)
-        _loaded = DataFlowKernel(None if config is None else Config.of(config, "flowcore.load()"))
-        return _loaded
+        run = DataFlowKernel(None if config is None else Config.of(config, "flowcore.load()"))
+        loaded.run = run
+        return run
 
 
 def clear() -> None:
     """End the loaded run, so that another one can be loaded. Does nothing if none is loaded."""
-    loaded = _loaded
-    if loaded is not None:
-        loaded.cleanup()
-        _unload(loaded)
+    run = loaded.run
+    if run is not None:
+        run.cleanup()
+        _unload(run)
 
 
 def _unload(kernel: DataFlowKernel) -> None:
-    global _loaded
     with _loading:
-        if _loaded is kernel:
-            _loaded = None
+        if loaded.run is kernel:
+            loaded.run = None
 
 
 def dfk() -> DataFlowKernel:
@@ -499,33 +497,10 @@ def dfk() -> DataFlowKernel:
     Raises:
         NoKernelError: none is loaded.
     """
-    if _loaded is None:
+    run: DataFlowKernel | None = loaded.run
+    if run is None:
         raise NoKernelError("no configuration is loaded: call flowcore.load() first")
-    return _loaded
-
-
-def loaded() -> DataFlowKernel | None:
-    """Return the loaded run, or None."""
-    return _loaded
-
-
-def kernel_for_app(app_name: str) -> DataFlowKernel:
-    """Return the loaded run for an app that is being called.
-
-    Raises:
-        NoKernelError: none is loaded; names the app.
-    """
-    if _loaded is None and "FLOWCORE_WORKER_RANK" in os.environ:
-        raise NoKernelError(
-            f"app {app_name!r} was called inside a task, on a worker: a worker runs functions and makes no tasks. Call "
-            "apps in a join_app, or call the function itself: app.__wrapped__(...)"
-        )
-    if _loaded is None:
-        raise NoKernelError(
-            f"app {app_name!r} was called, and no configuration is loaded: call flowcore.load() first, "
-            "or give the decorator data_flow_kernel="
-        )
-    return _loaded
+    return run
 
 
 def wait_for_current_tasks() -> None:

@@ -19,7 +19,7 @@ ROOT = Path(flowcore.__file__).parent
 
 #: Top-level modules of each layer, from the lowest up. A module imports its own layer and lower ones.
 LAYERS: tuple[frozenset[str], ...] = (
-    frozenset({"errors", "files", "futures", "serialize", "bash", "logs", "usage", "outputs", "walltime"}),
+    frozenset({"errors", "files", "futures", "serialize", "bash", "logs", "usage", "outputs", "walltime", "loaded"}),
     frozenset({"plugins"}),
     frozenset({"config", "kernel", "scaling", "addresses", "memoization"}),
     # The last four are the doors to components by class name.
@@ -105,9 +105,9 @@ def test_imports_go_down(module: str) -> None:
 
 
 def test_the_test_sees_imports_inside_functions() -> None:
-    # apps asks session for the loaded run when an app is called.
-    assert "flowcore.session" in imports("flowcore.apps")
-    assert "flowcore.session" not in imports("flowcore.apps", at_import_time=True)
+    # The session asks for usage reports where the user wants them.
+    assert "flowcore.usage" in imports("flowcore.session")
+    assert "flowcore.usage" not in imports("flowcore.session", at_import_time=True)
     assert "flowcore.errors" in imports("flowcore.kernel.machine")
 
 

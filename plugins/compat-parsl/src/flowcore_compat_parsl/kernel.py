@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any, Literal
 
-from flowcore import concurrent, session
+from flowcore import concurrent, loaded, session
 from flowcore.config import Config
 from flowcore.errors import ConfigurationError
 from flowcore.kernel import checkpoint as checkpoints
@@ -103,9 +103,8 @@ def run_of(task: Task) -> DataFlowKernel | None:
     """Return the run of a task; None for one that was made behind this package's back and is not the loaded one."""
     owner = task.future.owner
     known = _runs.get(owner)
-    loaded = session.loaded()
-    if known is None and loaded is not None and loaded.kernel is owner:
-        return seen_as_parsl(loaded)
+    if known is None and loaded.run is not None and loaded.run.kernel is owner:
+        return seen_as_parsl(loaded.run)
     return known
 
 
