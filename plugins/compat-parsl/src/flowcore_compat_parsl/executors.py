@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -116,15 +115,11 @@ def high_throughput_executor() -> Any:
     base: Any = registry.door("executor", "HighThroughputExecutor")
 
     class HighThroughputExecutor(base):  # type: ignore[misc]  # a plugin's class
-        """flowcore's, with ``max_workers`` as the old name of ``max_workers_per_node``, and infinity for None."""
+        """flowcore's, with ``max_workers`` as the old name of ``max_workers_per_node``."""
 
         def __init__(self, *args: Any, **options: Any) -> None:
             if "max_workers" in options:
                 options.setdefault("max_workers_per_node", options.pop("max_workers"))
-            if options.get("max_workers_per_node") == math.inf:
-                options["max_workers_per_node"] = None
-            # The interval of a loop that flowcore does not have: it waits for events.
-            options.pop("poll_period", None)
             super().__init__(*args, **options)
 
         @property

@@ -105,11 +105,14 @@ class Dispatcher:
         if isinstance(message, protocol.Hold):
             for manager in self.managers.values():
                 if manager.manager_id == message.manager_id or manager.block_id == message.block_id:
-                    manager.held = True
-                    self._ready.discard(manager)
-                    self.changed = True
+                    self._hold(manager)
             return []
         raise BadMessage(f"{type(message).__name__} is no message of an executor")
+
+    def _hold(self, manager: Manager) -> None:
+        manager.held = True
+        self._ready.discard(manager)
+        self.changed = True
 
     def _cancel(self, keys: Sequence[int]) -> list[Output]:
         by_manager: dict[bytes, list[int]] = {}
@@ -177,6 +180,10 @@ class Dispatcher:
             return [(identity, protocol.encode(message))]
         if isinstance(message, protocol.Stop):
             return self.lose(identity, message.reason)
+        if isinstance(message, protocol.Hold):
+            # It drains. The answer comes behind all that it was sent: then it knows that no more will come.
+            self._hold(manager)
+            return [(identity, protocol.encode(message))]
         if not isinstance(message, protocol.Results):
             raise BadMessage(f"{type(message).__name__} is no message of a manager")
         outstanding = manager.outstanding

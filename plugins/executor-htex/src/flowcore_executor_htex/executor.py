@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import select
 import shlex
 import shutil
@@ -35,7 +36,7 @@ from flowcore.plugins.api import (
     at_least,
     component,
 )
-from flowcore_executor_htex import protocol
+from flowcore_executor_htex import placement, protocol
 from flowcore_executor_htex import settings as settings_module
 from flowcore_executor_htex.link import Link
 from flowcore_executor_htex.settings import InterchangeSettings, Listening, ManagerSettings
@@ -67,6 +68,29 @@ def _check_range(instance: Any, attribute: attrs.Attribute[Any], value: tuple[in
         )
 
 
+def _check_ports(instance: Any, attribute: attrs.Attribute[Any], value: tuple[int, int] | None) -> None:
+    if value is not None and not all(1 <= port <= 65535 for port in value):
+        raise ConfigurationError(f"HighThroughputExecutor({attribute.name}={value!r}): ports are from 1 to 65535")
+
+
+def _none_if_infinite(value: Any) -> Any:
+    return None if value == math.inf else value
+
+
+def _check_affinity(instance: Any, attribute: attrs.Attribute[Any], value: str) -> None:
+    try:
+        placement.check(value)
+    except ValueError as error:
+        raise ConfigurationError(f"HighThroughputExecutor(cpu_affinity={value!r}): {error}") from None
+
+
+def _check_accelerators(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if isinstance(value, int) and value < 0:
+        raise ConfigurationError(
+            f"HighThroughputExecutor(available_accelerators={value!r}): expected a number from 0 on, or names"
+        )
+
+
 def _check_label(instance: Any, attribute: attrs.Attribute[str], value: str) -> None:
     if not value or "/" in value or value.startswith("."):
         raise ConfigurationError(
@@ -87,6 +111,8 @@ class HighThroughputExecutor(BlockExecutor):
         address: address of this host that the nodes can reach, and on which the interchange listens for them; None:
             no port but a Unix socket for blocks of this host, else all addresses, of which each manager takes the
             first that it reaches.
+        worker_ports: the interchange listens for managers on the first of these two ports, in place of the range; the
+            second is accepted as in the reference, and not needed.
         worker_port_range: (low, high): the interchange listens for managers on a port from low to high - 1.
         interchange_port_range: accepted as in the reference; this process and its interchange need no port.
         storage_access: stagers for the tasks' files.
@@ -94,11 +120,18 @@ class HighThroughputExecutor(BlockExecutor):
         worker_debug: write more to the managers' logs.
         cores_per_worker: cores that a worker is meant to have; below 1 oversubscribes.
         mem_per_worker: memory in GB that a worker is meant to have; None: no limit.
-        max_workers_per_node: workers per node at most; None: as many as cores and memory allow.
+        max_workers_per_node: workers per node at most; None or infinity: as many as cores and memory allow.
+        cpu_affinity: which hardware threads a worker may use: ``none`` for all, ``block``, ``block-reverse``,
+            ``alternating``, or ``list:0-3,8:4-7,9`` with those of each worker. OpenMP is told by its variables.
+        available_accelerators: number of accelerators of a node, or their names: each worker is given one of them
+            (``CUDA_VISIBLE_DEVICES`` and the like), and there are no more workers. A name that is repeated is shared.
         prefetch_capacity: tasks that a node holds beyond those its workers run, whatever they take. Short tasks are
             prefetched adaptively besides, up to about 20 ms of work.
         heartbeat_threshold: seconds of silence after which the other end is taken for lost.
         heartbeat_period: seconds between two signs of life.
+        drain_period: seconds after its start from which a manager takes no further tasks; it ends when those it has
+            are done. For blocks that end at a known time.
+        poll_period: accepted as in the reference; nothing here polls.
         address_probe_timeout: seconds that a manager looks for an address that it reaches; None: 30.
         worker_logdir_root: folder for the managers' logs, where this run's folder cannot be written from the nodes.
         block_error_handler: what to do when blocks fail: True for the default, False for nothing, or a function.
@@ -109,6 +142,7 @@ class HighThroughputExecutor(BlockExecutor):
     provider: Provider = attrs.field(factory=_local_provider)
     launch_cmd: str | None = None
     address: str | None = None
+    worker_ports: tuple[int, int] | None = attrs.field(default=None, validator=_check_ports)
     worker_port_range: tuple[int, int] = attrs.field(default=(54000, 55000), validator=_check_range)
     interchange_port_range: tuple[int, int] = attrs.field(default=(55000, 56000), validator=_check_range)
     storage_access: Sequence[Staging] | None = None
@@ -116,10 +150,14 @@ class HighThroughputExecutor(BlockExecutor):
     worker_debug: bool = False
     cores_per_worker: float = attrs.field(default=1.0, validator=at_least(0.001))
     mem_per_worker: float | None = attrs.field(default=None, validator=at_least(0.001))
-    max_workers_per_node: int | None = attrs.field(default=None, validator=at_least(1))
+    max_workers_per_node: int | None = attrs.field(default=None, converter=_none_if_infinite, validator=at_least(1))
+    cpu_affinity: str = attrs.field(default="none", validator=_check_affinity)
+    available_accelerators: int | Sequence[str] = attrs.field(default=(), validator=_check_accelerators)
     prefetch_capacity: int = attrs.field(default=0, validator=at_least(0))
     heartbeat_threshold: float = attrs.field(default=120, validator=at_least(1))
     heartbeat_period: float = attrs.field(default=30, validator=at_least(0.1))
+    drain_period: float | None = attrs.field(default=None, validator=at_least(0.1))
+    poll_period: int = attrs.field(default=10, validator=at_least(1))
     address_probe_timeout: float | None = attrs.field(default=None, validator=at_least(0.1))
     worker_logdir_root: str | None = None
     block_error_handler: bool | BlockErrorHandler = True
@@ -154,10 +192,11 @@ class HighThroughputExecutor(BlockExecutor):
             # Short, as a Unix socket's path must be, and for this user alone.
             self._local_dir = tempfile.mkdtemp(prefix="flowcore-")
         local_path = f"{self._local_dir}/hub" if self._local_dir else ""
+        ports = self.worker_ports
         settings = InterchangeSettings(
             worker_address=listen,
             local_path=local_path,
-            worker_port_range=self.worker_port_range,
+            worker_port_range=self.worker_port_range if ports is None else (ports[0], ports[0] + 1),
             heartbeat_threshold=self.heartbeat_threshold,
             log_file=str(directory / "interchange.log"),
             debug=self.worker_debug,
@@ -176,9 +215,12 @@ class HighThroughputExecutor(BlockExecutor):
                 cores_per_worker=self.cores_per_worker,
                 mem_per_worker=self.mem_per_worker,
                 max_workers_per_node=self.max_workers_per_node,
+                cpu_affinity=self.cpu_affinity,
+                accelerators=tuple(placement.accelerator_names(self.available_accelerators)),
                 prefetch_capacity=self.prefetch_capacity,
                 heartbeat_period=self.heartbeat_period,
                 heartbeat_threshold=self.heartbeat_threshold,
+                drain_period=self.drain_period,
                 address_probe_timeout=30.0 if self.address_probe_timeout is None else self.address_probe_timeout,
                 log_dir=self.worker_logdir,
                 debug=self.worker_debug,

@@ -23,7 +23,7 @@ import psutil
 import zmq
 
 from flowcore.plugins.api import BadMessage
-from flowcore_executor_htex import protocol, security, wire
+from flowcore_executor_htex import placement, protocol, security, wire
 from flowcore_executor_htex import settings as settings_module
 from flowcore_executor_htex.link import Link, calm_collector
 from flowcore_executor_htex.pool import Assignment, Pool
@@ -54,6 +54,8 @@ def count_slots(settings: ManagerSettings) -> int:
     slots = int(cores / settings.cores_per_worker)
     if settings.max_workers_per_node is not None:
         slots = min(slots, settings.max_workers_per_node)
+    if settings.accelerators:
+        slots = min(slots, len(settings.accelerators))
     if slots < 1:
         raise GiveUp(
             f"this node has {cores:g} cores, and a worker needs cores_per_worker={settings.cores_per_worker:g}: "
@@ -68,6 +70,19 @@ def count_slots(settings: ManagerSettings) -> int:
                 f"mem_per_worker={settings.mem_per_worker:g}: there is room for none"
             )
     return slots
+
+
+def hardware_threads(settings: ManagerSettings, slots: int) -> list[list[int]]:
+    """Return the hardware threads of each worker; empty lists for no restriction.
+
+    Raises:
+        GiveUp: this node does not have those that the settings name.
+    """
+    available = sorted(os.sched_getaffinity(0))
+    try:
+        return [placement.threads_of(settings.cpu_affinity, rank, slots, available) for rank in range(slots)]
+    except ValueError as error:
+        raise GiveUp(str(error)) from None
 
 
 def find_address(settings: ManagerSettings) -> str:
@@ -97,13 +112,17 @@ def find_address(settings: ManagerSettings) -> str:
 
 
 class WorkerProcess:
-    """A worker and the link to it."""
+    """A worker, with hardware threads of its own if ``cpus`` names some, and the link to it."""
 
-    def __init__(self, rank: int, slots: int, manager_id: str, block_id: str, settings: ManagerSettings) -> None:
+    def __init__(
+        self, rank: int, slots: int, cpus: list[int], manager_id: str, block_id: str, settings: ManagerSettings
+    ) -> None:
         self.rank = rank
+        accelerator = settings.accelerators[rank] if settings.accelerators else None
         ours, theirs = socket.socketpair()
         environment = {
             **os.environ,
+            **placement.environment(cpus, accelerator),
             "FLOWCORE_WORKER_RANK": str(rank),
             "FLOWCORE_WORKER_COUNT": str(slots),
             "FLOWCORE_WORKER_POOL_ID": manager_id,
@@ -122,7 +141,7 @@ class WorkerProcess:
         #: What the manager's poller looks for.
         self.watched = wire.POLLIN
         where = f"block {block_id}, host {socket.gethostname()}, worker {rank}"
-        self.link.send(msgspec.msgpack.encode(Setup(where, list(settings.sys_path))), [])
+        self.link.send(msgspec.msgpack.encode(Setup(where, list(settings.sys_path), cpus)), [])
 
     def cause_of_death(self) -> str:
         """Wait for the process, which has closed its end; say how it ended."""
@@ -155,6 +174,8 @@ class Manager:
         self._block_id = block_id
         self._id = f"{socket.gethostname()}-{os.getpid()}"
         slots = count_slots(settings)
+        # Before the interchange hears of this manager, which may have to give up.
+        self._cpus = hardware_threads(settings, slots)
         self._pool = Pool(slots, settings.prefetch_capacity)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._hub = self._context.socket(zmq.DEALER)
@@ -176,6 +197,11 @@ class Manager:
         self._failed_starts = 0
         self._capacity_told = slots
         self._stopping = False
+        drain_period = settings.drain_period
+        #: When to take no further attempts (monotonic seconds).
+        self._drain_at = float("inf") if drain_period is None else time.monotonic() + drain_period
+        #: Whether the interchange knows, and has sent all that it will.
+        self._held = False
         for rank in range(slots):
             self._workers.append(self._start_worker(rank))
         logger.info("manager %s: %d workers, interchange at %s", self._id, slots, endpoint)
@@ -200,7 +226,8 @@ class Manager:
                 wire.send(self._hub, protocol.encode(protocol.Heartbeat()))
             if now - heard > self._settings.heartbeat_threshold:
                 raise GiveUp(f"nothing was heard of the interchange for {now - heard:.0f} s")
-            ready = dict(self._poller.poll(max(1, int(min(next_beat - now, 1.0) * 1000))))
+            wait_s = min(next_beat - now, self._drain_at - now, 1.0)
+            ready = dict(self._poller.poll(max(1, int(wait_s * 1000))))
             if self._hub in ready:
                 heard = now
                 self._from_hub()
@@ -213,6 +240,13 @@ class Manager:
             if results or capacity != self._capacity_told:
                 self._capacity_told = capacity
                 wire.send(self._hub, protocol.encode(protocol.Results(results, capacity), payload))
+            if now >= self._drain_at:
+                self._drain_at = float("inf")
+                logger.info("drain_period is over: this manager takes no further attempts")
+                wire.send(self._hub, protocol.encode(protocol.Hold(self._id)))
+            if self._held and self._pool.empty:
+                logger.info("drained")
+                return
             if self._pool.busy:
                 time.sleep(REST_S)
 
@@ -251,6 +285,8 @@ class Manager:
                     self._workers[rank].process.kill()
             elif isinstance(message, protocol.Forget):
                 self._assign(self._pool.forget(message.functions))
+            elif isinstance(message, protocol.Hold):
+                self._held = True
             elif isinstance(message, protocol.Stop):
                 logger.info("told to stop: %s", message.reason)
                 self._stopping = True
@@ -299,7 +335,7 @@ class Manager:
             self._poller.modify(worker.link.socket, flags)
 
     def _start_worker(self, rank: int) -> WorkerProcess:
-        worker = WorkerProcess(rank, len(self._pool.slots), self._id, self._block_id, self._settings)
+        worker = WorkerProcess(rank, len(self._pool.slots), self._cpus[rank], self._id, self._block_id, self._settings)
         self._by_fd[worker.link.socket.fileno()] = worker
         self._poller.register(worker.link.socket, wire.POLLIN)
         return worker

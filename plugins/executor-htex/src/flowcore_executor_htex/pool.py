@@ -94,6 +94,11 @@ class Pool:
         return slots + max(self._prefetch, ahead)
 
     @property
+    def empty(self) -> bool:
+        """Whether there is no attempt here, waiting or running."""
+        return not self._queue and not any(slot.given for slot in self.slots)
+
+    @property
     def busy(self) -> bool:
         """Whether every worker has several attempts: then none idles if the manager rests for a moment."""
         return all(len(slot.given) > MAX_DEPTH // 4 for slot in self.slots)

@@ -126,7 +126,7 @@ class Stop(msgspec.Struct, array_like=True, tag="S"):
 
 
 class Hold(msgspec.Struct, array_like=True, tag="O"):
-    """Give this manager, or all managers of this block, no further attempts."""
+    """Give this manager, or all managers of this block, no further attempts; from a manager, and back to it: itself."""
 
     manager_id: str = ""
     block_id: str = ""

@@ -44,9 +44,12 @@ class ManagerSettings(msgspec.Struct, frozen=True):
     cores_per_worker: float
     mem_per_worker: float | None
     max_workers_per_node: int | None
+    cpu_affinity: str
+    accelerators: tuple[str, ...]
     prefetch_capacity: int
     heartbeat_period: float
     heartbeat_threshold: float
+    drain_period: float | None
     address_probe_timeout: float
     log_dir: str
     debug: bool

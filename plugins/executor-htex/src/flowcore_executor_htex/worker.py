@@ -45,6 +45,7 @@ class Setup(msgspec.Struct):
 
     where: str
     sys_path: list[str]
+    cpus: list[int] = []
 
 
 class _Retired(Exception):
@@ -96,6 +97,9 @@ class Worker:
     def _set_up(self, header: bytes) -> None:
         setup = msgspec.msgpack.decode(header, type=Setup)
         self._where = setup.where
+        if setup.cpus:
+            # Before anything that makes threads of its own is imported: they inherit it.
+            os.sched_setaffinity(0, setup.cpus)
         # Behind this environment's own: the submit side's modules, where its file system is seen from here.
         sys.path += [entry for entry in setup.sys_path if entry not in sys.path and os.path.exists(entry)]  # noqa: PTH110
         self._broken = _start_up(os.environ.get(STARTUP, ""))
