@@ -11,6 +11,7 @@ import functools
 import inspect
 import os
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, Literal, ParamSpec, TypeVar, cast, overload
 
@@ -28,6 +29,8 @@ R = TypeVar("R")
 
 RESERVED = frozenset({"inputs", "outputs", "stdout", "stderr", "walltime", "resource_specification", "label"})
 
+#: How many functions with another walltime an app keeps.
+_MOST_VARIANTS = 64
 #: Shared by all calls without keyword arguments; never changed.
 _NO_KWARGS: dict[str, Any] = {}
 
@@ -116,8 +119,13 @@ class App(Generic[P, R]):
         if not RESERVED.intersection(kwargs):
             return TaskSpec(info, info.func, args, kwargs)
         walltime = kwargs.get("walltime")
-        if walltime is not None and (type(walltime) not in (int, float) or walltime <= 0):
-            raise ConfigurationError(f"app {info.name!r}: walltime={walltime!r}: expected a positive number of seconds")
+        if walltime is not None:
+            if type(walltime) not in (int, float) or not walltime > 0:
+                raise ConfigurationError(
+                    f"app {info.name!r}: walltime={walltime!r}: expected a positive number of seconds"
+                )
+            if walltime > threading.TIMEOUT_MAX:  # centuries, or infinity: no limit
+                walltime = kwargs["walltime"] = None
         resources = kwargs.get("resource_specification") or {}
         if not isinstance(resources, dict):
             raise ConfigurationError(
@@ -135,7 +143,7 @@ class App(Generic[P, R]):
         kept = {k: v for k, v in kwargs.items() if k not in RESERVED or self._passes(k)}
         checked = bool(outputs) and info.kind == "python"
         func = info.func if info.kind == "bash" else self._function(walltime, checked)
-        if outputs:
+        if checked:
             kept["outputs"] = outputs
         return TaskSpec(info, func, args, kept, resources, tuple(outputs), label)
 
@@ -148,6 +156,8 @@ class App(Generic[P, R]):
                 function = WithOutputs(function, self._info.name, self._passes("outputs"))
             if walltime is not None:
                 function = WithWalltime(function, walltime, self._info.name)
+            if len(self._variants) >= _MOST_VARIANTS:
+                self._variants.clear()  # walltimes that are computed
             function = self._variants.setdefault((walltime, outputs), function)
         return function
 

@@ -130,8 +130,8 @@ class PoolExecutor(futures.Executor):
     ) -> Iterator[T]:
         """Return an iterator over the results of ``fn`` for each element of the iterables, in their order.
 
-        All calls are submitted at once. What is left is cancelled when the iterator is closed or forgotten before
-        its end, and when it raises.
+        All calls are submitted at once. What is left is cancelled when the iterator raises, and when it is closed or
+        forgotten between its first result and its end.
 
         Args:
             fn: the function.

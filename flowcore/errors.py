@@ -57,6 +57,7 @@ its constructor arguments are its ``args``, so that it survives a trip between p
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -259,6 +260,12 @@ def describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
+def add_note(error: BaseException, note: str) -> None:
+    """Add a note to an exception, where its class lets it have one: a frozen dataclass does not."""
+    with contextlib.suppress(Exception):  # a user's class; the failure counts, not what is said about it
+        error.add_note(note)
+
+
 #: How many root causes, and how many failed dependencies, the text of an error names.
 _SHOWN = 5
 
@@ -267,7 +274,8 @@ class _ManyCauses(DataFlowException):
     """Errors that come from other futures: pairs of (exception, identifier of the future).
 
     The ``__cause__`` is the first root cause itself, so that a traceback of a long chain of dependencies has two
-    parts. A copy, pickled or not, has the chains cut: each error in between has its root causes directly below it.
+    parts. A copy, pickled or not, has the chains cut: each error in between has its first root causes, as many as its
+    text tells of, directly below it.
     """
 
     def __init__(self, dependent_exceptions_tids: Sequence[tuple[BaseException, str | None]], task_id: int) -> None:

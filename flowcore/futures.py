@@ -9,7 +9,7 @@ import logging
 import operator
 import threading
 from collections.abc import Callable, Generator
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from typing import Any, Generic, Protocol, TypeVar, cast
 
 from flowcore.files import File
@@ -117,6 +117,25 @@ class KernelFuture(Future[R], Generic[R]):
     def set_running_or_notify_cancel(self) -> bool:
         """Return whether the task was not cancelled. What runs is known to its kernel: nothing is set here."""
         return not self.cancelled()
+
+    def set_result(self, result: R) -> None:
+        """Set the outcome, as of any future that somebody else makes; a task's is set by its kernel.
+
+        Raises:
+            InvalidStateError: it has one.
+        """
+        self._set_by_hand(result, None)
+
+    def set_exception(self, exception: BaseException | None) -> None:
+        """Set the outcome, as :meth:`set_result`."""
+        self._set_by_hand(None, exception)
+
+    def _set_by_hand(self, result: R | None, error: BaseException | None) -> None:
+        # What Future itself does is no match for add_done_callback of these futures.
+        if self.done():
+            raise InvalidStateError(f"{self._state}: {self!r}")
+        if self.settle(result, error):
+            self.run_callbacks()
 
     def settle(self, result: R | None, error: BaseException | None, cancelled: bool = False) -> bool:
         """Set the outcome and wake all waiters, but run no callback yet. For the kernel only.

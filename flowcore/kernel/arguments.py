@@ -143,8 +143,9 @@ def _rebuilt(container: Any, parts: list[Any]) -> Any:
 def replace_all(
     args: Iterable[Any], kwargs: dict[str, Any], leaf: Callable[[Any], Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Apply :func:`replace` to positional and keyword arguments."""
-    return tuple([replace(a, leaf) for a in args]), {k: replace(v, leaf) for k, v in kwargs.items()}
+    """Apply :func:`replace` to positional and keyword arguments; what two of them share stays shared."""
+    replaced: tuple[tuple[Any, ...], dict[str, Any]] = replace((tuple(args), kwargs), leaf)
+    return replaced
 
 
 def value_of(leaf: Any) -> Any:

@@ -48,7 +48,8 @@ def find_cycle(task: Task, inner: Sequence[Task], tasks: Mapping[int, Task]) -> 
 def _waits_for(task: Task, tasks: Mapping[int, Task]) -> Iterator[Task]:
     if task.state is States.joining:
         futures = task.joins if isinstance(task.joins, list) else [task.joins]
-        ids = [f.tid for f in futures if isinstance(f, AppFuture | DataFuture)]
+        owner = task.future.owner
+        ids = [f.tid for f in futures if isinstance(f, AppFuture | DataFuture) and f.owner is owner]
     else:
         ids = list(task.depends)
     for tid in ids:

@@ -9,6 +9,7 @@ actions are done: one that blocks holds nothing up.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import random
@@ -29,6 +30,7 @@ from flowcore.errors import (
     JoinTypeError,
     KernelClosedError,
     UnknownExecutorError,
+    add_note,
     describe,
 )
 from flowcore.files import AUTO_LOGNAME
@@ -37,7 +39,7 @@ from flowcore.kernel import arguments, machine, staging
 from flowcore.kernel.checkpoint import CheckpointFile
 from flowcore.kernel.feed import EventFeed
 from flowcore.kernel.memo import MISSING, Memoizer
-from flowcore.kernel.states import States
+from flowcore.kernel.states import FINAL, States
 from flowcore.kernel.task import AppInfo, RetryHandler, Task, TaskSpec
 from flowcore.plugins.component import close_match
 from flowcore.plugins.executor import Attempt, AttemptResult, Executor
@@ -249,7 +251,7 @@ class Kernel:
                 results.append(self._unwritten.popleft())
             try:
                 self._checkpoint.append(results)
-            except OSError:
+            except BaseException:  # Ctrl-C too
                 self._unwritten.extendleft(reversed(results))
                 raise
         return self._checkpoint.directory
@@ -278,13 +280,18 @@ class Kernel:
         problem: BaseException | None = None
         try:
             while True:
+                actions: list[Any] = []
                 try:
                     with lock:
                         actions = handle(event)
-                    for action in actions:
-                        perform[type(action)](action)
                 except Exception as error:  # noqa: BLE001 - a defect; what else is queued must not suffer
                     problem = problem or error
+                for action in actions:
+                    try:
+                        perform[type(action)](action)
+                    except Exception as error:  # noqa: BLE001 - likewise; its own task must end
+                        problem = problem or error
+                        self._give_up(action.task, error)
                 if not events:
                     break
                 event = events.popleft()
@@ -300,6 +307,12 @@ class Kernel:
                 thread.calling = False
         if problem is not None:
             raise problem
+
+    def _give_up(self, task: Task, error: Exception) -> None:
+        if task.state is States.joining or task.state is States.running_ended:
+            self._post(machine.Finished(task.id, task.try_id, None, error, time.time()))
+        else:
+            self._attempt_failed(task, error)
 
     # --- actions
 
@@ -328,24 +341,20 @@ class Kernel:
         spec = task.spec
         args, kwargs = spec.args, spec.kwargs
         parents: dict[int, Future[Any]] = {}
-        found = arguments.find(args, kwargs)
-        if found is not None and found.futures:
-            failures = [
-                (failure, self._name_future(future))
-                for future in found.futures
-                if (failure := _failure_of(future)) is not None
-            ]
-            if failures:
-                self._post(machine.DependenciesFailed(task.id, DependencyError(failures, task.id), time.time()))
-                return
-            parents = staging.parents_of_files(args, kwargs)
-            try:
-                args, kwargs = arguments.replace_all(args, kwargs, arguments.value_of)
-            except TypeError as error:  # a value that cannot be hashed, in a set or as a key
-                self._attempt_failed(task, error)
-                return
-        task.args, task.kwargs, task.func = args, dict(kwargs), spec.func
         try:
+            found = arguments.find(args, kwargs)
+            if found is not None and found.futures:
+                failures = [
+                    (failure, self._name_future(future))
+                    for future in found.futures
+                    if (failure := _failure_of(future)) is not None
+                ]
+                if failures:
+                    self._post(machine.DependenciesFailed(task.id, DependencyError(failures, task.id), time.time()))
+                    return
+                parents = {id(f.file_obj): f for f in found.futures if isinstance(f, DataFuture)}
+                args, kwargs = arguments.replace_all(args, kwargs, arguments.value_of)
+            task.args, task.kwargs, task.func = args, dict(kwargs), spec.func
             if spec.app.cache and self._memoizer is not None:
                 if task.memo_key is None:
                     task.memo_key = self._memoizer.key(task)
@@ -358,20 +367,26 @@ class Kernel:
             if spec.outputs or (now is not None and now.files):
                 assert self.staging is not None
                 coming = self.staging.begin(task, parents)
-        except Exception as error:  # noqa: BLE001 - a user's hasher or stager may raise anything
+        # A user's hasher or stager may raise anything, so may a value that is to stand in a set, and a list that is
+        # changed at this moment.
+        except Exception as error:  # noqa: BLE001
             self._attempt_failed(task, error)
             return
         self._post(machine.Prepared(task.id, coming, time.time()))
 
     def _finish_staging(self, action: machine.FinishStaging) -> None:
         task = action.task
-        found = arguments.find(task.args, task.kwargs, loops=True)
-        for future in found.futures if found is not None else ():
-            failure = _failure_of(future)
-            if failure is not None:
-                self._attempt_failed(task, failure)
-                return
-        task.args, task.kwargs = arguments.replace_all(task.args, task.kwargs, arguments.value_of)
+        try:
+            found = arguments.find(task.args, task.kwargs, loops=True)
+            for future in found.futures if found is not None else ():
+                failure = _failure_of(future)
+                if failure is not None:
+                    self._attempt_failed(task, failure)
+                    return
+            task.args, task.kwargs = arguments.replace_all(task.args, task.kwargs, arguments.value_of)
+        except Exception as error:  # noqa: BLE001 - a list of the user's may change at this moment
+            self._attempt_failed(task, error)
+            return
         self._post(machine.Prepared(task.id, (), time.time()))
 
     def _watch(self, action: machine.Watch) -> None:
@@ -426,8 +441,9 @@ class Kernel:
             if not isinstance(cost, int | float):
                 raise ConfigurationError(f"retry_handler must return a number, got {cost!r}")
         except Exception as problem:  # noqa: BLE001 - a user's function
-            problem.add_note(f"flowcore: raised by the retry handler, on {describe(failure)}")
-            problem.__cause__ = problem.__cause__ or failure
+            add_note(problem, f"flowcore: raised by the retry handler, on {describe(failure)}")
+            with contextlib.suppress(Exception):  # a class that lets nothing be set
+                problem.__cause__ = problem.__cause__ or failure
             error = problem
         self._post(machine.RetryCost(task.id, task.try_id, failure, cost, error, time.time()))
 
@@ -505,12 +521,18 @@ class Kernel:
         may_wait = task.spec.app.kind != "join" and (task.twin is None or task.twin.cancelled())
         if may_wait:
             task.twin = memoizer.begin(key, task.future)
+            if task.state in FINAL:
+                # Cancelled meanwhile, perhaps before its key was there: nobody else ends what was just begun.
+                memoizer.end(key, task.future)
+                return True
+        waits = may_wait and task.twin is not None
         # After begin: a result that comes in between is not missed.
         value = memoizer.lookup(key)
-        if value is not MISSING and _outputs_exist(task.spec):
+        # Files that the equal task is about to make anew may be there in part.
+        if value is not MISSING and not (waits and task.spec.outputs) and _outputs_exist(task.spec):
             self._post(machine.MemoHit(task.id, value, time.time()))
             return True
-        if may_wait and task.twin is not None:
+        if waits and task.twin is not None:
             self._post(machine.TwinRuns(task.id, task.twin, time.time()))
             return True
         return False
@@ -559,18 +581,18 @@ class Kernel:
             result.error = error
         if task is not None and result.error is not None:
             where = f", {result.where}" if result.where else ""
-            result.error.add_note(
-                f"flowcore: {task}, attempt {result.try_id + 1}, on executor {task.executor!r}{where}"
+            add_note(
+                result.error, f"flowcore: {task}, attempt {result.try_id + 1}, on executor {task.executor!r}{where}"
             )
 
     def _note_attempts(self, task: Task, error: BaseException) -> None:
         history = task.fail_history or []
         if len(history) > 1:
             earlier = "; ".join(f"{i}: {text}" for i, text in enumerate(history[:-1], 1))
-            error.add_note(f"flowcore: earlier attempts of {task} failed too: {earlier}")
+            add_note(error, f"flowcore: earlier attempts of {task} failed too: {earlier}")
         if self._hints is not None:
             for hint in self._hints(error, task.spec.app.name, task.executor):
-                error.add_note(f"flowcore: {hint}")
+                add_note(error, f"flowcore: {hint}")
 
     def _announce_attempts(self, results: Sequence[AttemptResult]) -> None:
         assert self._feed is not None

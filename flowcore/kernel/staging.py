@@ -8,7 +8,6 @@ from typing import Any
 
 from flowcore.errors import StagingError
 from flowcore.files import File
-from flowcore.futures import DataFuture
 from flowcore.kernel import arguments
 from flowcore.kernel.task import Task
 from flowcore.plugins.executor import Executor
@@ -136,16 +135,3 @@ def app_has_run(task: Task, error: BaseException | None) -> None:
                 stage_out.ran.set_result(None)
             else:
                 stage_out.ran.set_exception(error)
-
-
-def parents_of_files(args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[int, Future[Any]]:
-    """Return, for each DataFuture among the arguments, its future by the id of its File."""
-    parents: dict[int, Future[Any]] = {}
-
-    def note(leaf: Any) -> Any:
-        if isinstance(leaf, DataFuture):
-            parents[id(leaf.file_obj)] = leaf
-        return leaf
-
-    arguments.replace_all(args, dict(kwargs), note)
-    return parents

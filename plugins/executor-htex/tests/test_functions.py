@@ -101,4 +101,4 @@ def test_looking_at_what_a_function_uses_touches_no_object() -> None:
 
     f = of_main("def f(): return 1 if T is None else 2", {"__name__": "__main__", "T": None})
     f.__globals__["T"] = Touchy()
-    assert _globals_of(f)[0][1] == "T"
+    assert _globals_of(f)[0]._key == "T"

@@ -51,7 +51,8 @@ class AppBase(apps.App[..., Any]):
         self._takes = own is not None or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
         self._default = None if own is None or own.default is own.empty else own.default
         #: Its place among the positional arguments.
-        self._place = list(parameters).index(SPECIFICATION) if own is not None else sys.maxsize
+        by_place = own is not None and own.kind is own.POSITIONAL_OR_KEYWORD
+        self._place = list(parameters).index(SPECIFICATION) if by_place else sys.maxsize
 
     def __call__(self, *args: Any, **kwargs: Any) -> AppFuture[Any]:
         """Make a task of this call; see :meth:`flowcore.apps.App.__call__`."""

@@ -6,6 +6,7 @@ A function that nobody holds any more, and that no attempt needs, is forgotten h
 
 from __future__ import annotations
 
+import builtins
 import functools
 import hashlib
 import types
@@ -18,8 +19,7 @@ import attrs
 from flowcore import serialize
 
 HASH_BYTES = 16
-#: A namespace, a name in it, and the value that it had.
-_Global = tuple[dict[str, Any], str, Any]
+_ABSENT = object()
 
 
 @attrs.define(slots=True, eq=False)
@@ -38,7 +38,7 @@ class FunctionCache:
 
     def __init__(self) -> None:
         # By id: a function may be unhashable; the weak reference says when the id is free again.
-        self._by_id: dict[int, tuple[CachedFunction, Any, list[_Global]]] = {}
+        self._by_id: dict[int, tuple[CachedFunction, Any, list[_Used]]] = {}
         self._by_digest: dict[bytes, CachedFunction] = {}
         self._dead: list[int] = []
         self._unused: dict[bytes, None] = {}
@@ -51,12 +51,9 @@ class FunctionCache:
         """
         entry = self._by_id.get(id(function))
         if entry is not None and entry[1]() is function:
-            for names, word, value in entry[2]:
-                if names.get(word) is not value:
-                    self._forget(id(function))
-                    break
-            else:
+            if all(used.unchanged() for used in entry[2]):
                 return entry[0]
+            self._forget(id(function))
         self._drop_dead()
         body = serialize.dumps_callable(function, name)
         digest = hashlib.blake2b(body, digest_size=HASH_BYTES).digest()
@@ -114,12 +111,12 @@ class FunctionCache:
             self._unused[cached.digest] = None
 
 
-def _globals_of(function: Any) -> list[_Global]:
+def _globals_of(function: Any) -> list[_Used]:
     """Return the global variables that a function of ``__main__`` was sent with, those of its helpers among them.
 
     In a notebook, a helper may be defined anew, or a constant be set, after the function was sent.
     """
-    found: list[_Global] = []
+    found: list[_Used] = []
     seen: set[int] = set()
     stack = [function]
     while stack:
@@ -132,11 +129,15 @@ def _globals_of(function: Any) -> list[_Global]:
         elif isinstance(one, types.FunctionType) and one.__module__ == "__main__":
             names = one.__globals__
             for name in _names(one.__code__):
-                if name in names:
-                    found.append((names, name, names[name]))
-                    stack.append(names[name])
+                if name in names or not hasattr(builtins, name):  # a helper may be yet to be defined
+                    value = names.get(name, _ABSENT)
+                    found.append(_Used(names, name, value))
+                    stack.append(value)
+            _add_closure(one, found, stack)
+        elif isinstance(one, types.FunctionType):
+            _add_closure(one, found, stack)
         elif isinstance(one, functools.partial):
-            stack.append(one.func)
+            stack += [one.func, *one.args, *one.keywords.values()]
         elif isinstance(one, types.MethodType):
             stack.append(one.__func__)
         else:
@@ -144,6 +145,49 @@ def _globals_of(function: Any) -> list[_Global]:
             own = getattr(one, "__dict__", {})
             stack += [own[n] for n in ("function", "__wrapped__") if n in own]
     return found
+
+
+class _Used:
+    """A global variable, or a cell of a function's closure, and the value that it had.
+
+    Of functions and values weak references where that is possible: a function that refers to itself must not be kept
+    alive here.
+    """
+
+    __slots__ = ("_key", "_place", "_value")
+
+    def __init__(self, place: Any, key: Any, value: Any) -> None:
+        self._place = place
+        self._key = key
+        try:
+            self._value = weakref.ref(value)
+        except TypeError:
+            self._value = value
+
+    def unchanged(self) -> bool:
+        now = _value(self._place, self._key)
+        if type(self._value) is not weakref.ref:
+            return now is self._value
+        held = self._value()
+        return held is not None and held is now
+
+
+def _value(place: Any, key: Any) -> Any:
+    if type(place) is dict:
+        return place.get(key, _ABSENT)
+    function = place()
+    try:
+        return function.__closure__[key].cell_contents if function is not None else _ABSENT
+    except ValueError:  # not set
+        return _ABSENT
+
+
+def _add_closure(function: types.FunctionType, found: list[_Used], stack: list[Any]) -> None:
+    place = weakref.ref(function)
+    for i in range(len(function.__closure__ or ())):
+        value = _value(place, i)
+        found.append(_Used(place, i, value))
+        stack.append(value)
 
 
 def _names(code: types.CodeType) -> set[str]:

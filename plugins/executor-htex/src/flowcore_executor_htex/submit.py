@@ -304,7 +304,7 @@ def _error(item: ResultItem) -> BaseException:
         return ManagerLost(*msgspec.msgpack.decode(item.body))
     if item.kind == protocol.TIMED_OUT:
         return AppTimeout(
-            "the app ran longer than its walltime without returning to the interpreter; its worker was ended and "
-            "replaced"
+            "the app ran longer than its walltime without returning to the interpreter, or raised SIGALRM itself; its "
+            "worker was ended and replaced"
         )
     return BadMessage(f"a result of the unknown kind {item.kind}")

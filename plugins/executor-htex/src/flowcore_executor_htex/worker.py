@@ -14,6 +14,7 @@ import pickle
 import signal
 import socket
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -144,6 +145,8 @@ class Worker:
 
 
 def _end_overrunning(walltime_s: float | None) -> None:
+    if walltime_s is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(OVERRUN_SIGNAL, signal.SIG_DFL)  # an earlier task may have set another handler
     signal.setitimer(signal.ITIMER_REAL, 0 if walltime_s is None else walltime_s + OVERRUN_S)
 
 
@@ -179,7 +182,12 @@ def main() -> None:
     sock = socket.socket(fileno=int(sys.argv[1]))
     try:
         Worker(sock).run()
-    except (_Terminated, _Retired, ConnectionError):
+    except _Retired:
+        # Past the interpreter's own end, which waits for threads that the overrunning call may have started.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
+    except (_Terminated, ConnectionError):
         pass
 
 
