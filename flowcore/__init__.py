@@ -45,6 +45,11 @@ _DOORS = {
     "HighThroughputExecutor": "flowcore.executors",
 }
 
+#: Modules that users and error messages name; `import flowcore` does not import them.
+_MODULES = frozenset(
+    "addresses channels checkpoints concurrent errors executors launchers memoization providers".split()  # noqa: SIM905
+)
+
 __all__ = [
     "AUTO_LOGNAME",
     "AppFuture",
@@ -67,6 +72,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"flowcore.{name}")
     home = _HOME.get(name) or _DOORS.get(name)
     if home is None:
         raise AttributeError(f"module 'flowcore' has no attribute {name!r}")
@@ -76,4 +83,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME, *_DOORS})
+    return sorted({*globals(), *_HOME, *_DOORS, *_MODULES})

@@ -51,6 +51,11 @@ class App(Generic[P, R]):
         ignore_for_cache: Sequence[str] | None,
     ) -> None:
         name = _check(function, kind, executors, ignore_for_cache)
+        if data_flow_kernel is not None and not hasattr(data_flow_kernel, "kernel"):
+            raise ConfigurationError(
+                f"@{kind}_app(data_flow_kernel={data_flow_kernel!r}): expected what flowcore.load() returns, "
+                f"got {type(data_flow_kernel).__name__}"
+            )
         self._dfk = data_flow_kernel
         parameters: Mapping[str, inspect.Parameter] = {}
         try:
@@ -168,8 +173,8 @@ class App(Generic[P, R]):
             # The command needs them, whether the function does or not.
             return option in ("outputs", "stdout", "stderr", "walltime", "inputs")
         # What inputs holds must be waited for; a function without the parameter says so itself.
-        # ``label`` is an option of bash_apps only.
-        return option in ("inputs", "label") or (option == "outputs" and self._takes_any)
+        # ``label``, ``stdout`` and ``stderr`` are options of bash_apps only.
+        return option in ("inputs", "label", "stdout", "stderr") or (option == "outputs" and self._takes_any)
 
 
 def _listed(inputs: Any, app_name: str) -> list[Any]:

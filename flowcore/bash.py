@@ -69,16 +69,19 @@ class BashCommand:
                 f"of type {type(command).__name__}; does it lack a return?"
             )
         stderr_path: str | None = None
+        stderr_start = 0
         streams: dict[str, IO[bytes] | None] = {}
         try:
             for name in ("stdout", "stderr"):
                 streams[name], path = _open(name, kwargs.get(name))
+                stream = streams[name]
                 if name == "stderr":
-                    stderr_path = path
-                elif streams[name] is not None:
+                    # A file that is appended to holds what others wrote.
+                    stderr_path, stderr_start = path, stream.tell() if stream is not None else 0
+                elif stream is not None:
                     # As the reference: what is run stands in the log.
                     header = f"--> executable follows <--\n{command}\n--> end executable <--\n"
-                    _note(streams[name], header)
+                    _note(stream, header)
             code = self._run(command, streams["stdout"], streams["stderr"], walltime)
         except AppTimeout as error:
             _note_command(error, command)
@@ -89,7 +92,7 @@ class BashCommand:
                     stream.close()
         if code != 0:
             kept = kwargs.get("stderr") is not None
-            failure = BashExitFailure(self.name, code, (_tail(stderr_path) or "") if kept else None)
+            failure = BashExitFailure(self.name, code, (_tail(stderr_path, stderr_start) or "") if kept else None)
             _note_command(failure, command)
             raise failure
         check_outputs(f"bash_app {self.name!r}", kwargs.get("outputs") or ())
@@ -155,10 +158,9 @@ def _note_command(error: Exception, command: str) -> None:
     error.add_note(f"flowcore: the command line was: {shown}")
 
 
-def _note(stream: IO[bytes] | None, text: str) -> None:
-    if stream is not None:
-        stream.write(text.encode())
-        stream.flush()
+def _note(stream: IO[bytes], text: str) -> None:
+    stream.write(text.encode())
+    stream.flush()
 
 
 def _open(name: str, target: Any) -> tuple[IO[bytes] | None, str | None]:
@@ -188,13 +190,13 @@ def _open(name: str, target: Any) -> tuple[IO[bytes] | None, str | None]:
     return stream, str(path)
 
 
-def _tail(path: str | None) -> str | None:
+def _tail(path: str | None, start: int) -> str | None:
     if path is None:
         return None
     try:
         with Path(path).open("rb") as file:
             size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - TAIL_BYTES))
+            file.seek(max(start, size - TAIL_BYTES))
             return file.read().decode(errors="replace").strip() or None
     except OSError:
         return None

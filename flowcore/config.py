@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import os
 import re
+import sys
 import tomllib
 import types
 import typing
@@ -206,7 +207,14 @@ class Config:
             ConfigurationError: the file is not there, is not TOML, or has no such profile; or as
                 :meth:`from_dict`.
         """
-        return cls.from_dict(read_file(path, profile), str(path))
+        values = read_file(path, profile)
+        # Functions that it names may be in a module beside it.
+        folder = str(Path(path).resolve().parent)
+        sys.path.append(folder)
+        try:
+            return cls.from_dict(values, str(path))
+        finally:
+            sys.path.remove(folder)
 
 
 def read_file(path: str | os.PathLike[str], profile: str | None = None) -> dict[str, Any]:

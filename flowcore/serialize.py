@@ -15,6 +15,7 @@ import importlib.util
 import io
 import pickle
 import sys
+import threading
 import types
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -28,6 +29,8 @@ OUT_OF_BAND_BYTES = 65536
 #: A function that may reduce an object in a way of its own (the result of ``__reduce__``), or return None.
 Reducer = Callable[[Any], "tuple[Any, ...] | None"]
 
+_OPEN_FILES = (io.TextIOWrapper, io.BufferedReader, io.BufferedWriter, io.BufferedRandom, io.FileIO)
+_LOCKS = (type(threading.Lock()), type(threading.RLock()))
 _PLAIN = frozenset({int, float, str, bytes, bool, type(None), complex})
 _reducer: Reducer | None = None
 
@@ -66,6 +69,7 @@ def _pickler_class() -> type[pickle.Pickler]:
 
     class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         def reducer_override(self, obj: Any) -> Any:
+            _refuse_open_files(obj)
             if _reducer is not None:
                 reduced = _reducer(obj)
                 if reduced is not None:
@@ -138,6 +142,28 @@ def _write(obj: Any, buffers: list[memoryview] | None) -> bytes:
     return out.getvalue()
 
 
+def _refuse_open_files(obj: Any) -> None:
+    # cloudpickle sends a copy of the content, and dill opens the file anew on the other side: one that was opened for
+    # writing would be emptied by that. The standard streams are sent by name.
+    if isinstance(obj, _OPEN_FILES) and obj not in (sys.stdin, sys.stdout, sys.stderr):
+        raise pickle.PicklingError(f"an open file ({getattr(obj, 'name', obj)!r}) cannot be sent: send its path")
+
+
+def _dill(obj: Any) -> bytes:
+    import dill
+
+    class Pickler(dill.Pickler):  # type: ignore[misc]
+        def reducer_override(self, obj: Any) -> Any:
+            _refuse_open_files(obj)
+            if isinstance(obj, _LOCKS):
+                raise pickle.PicklingError(f"a {type(obj).__name__} cannot be sent: its copy would lock nothing")
+            return NotImplemented
+
+    out = io.BytesIO()
+    Pickler(out, recurse=True).dump(obj)
+    return out.getvalue()
+
+
 def _undill(data: bytes) -> Any:
     import dill
 
@@ -175,9 +201,7 @@ def dumps(obj: Any, buffers: list[memoryview] | None = None, *, what: str = "obj
         if buffers:
             buffers.clear()
         try:
-            import dill
-
-            return pickle.dumps(_Dilled(dill.dumps(obj, recurse=True)), 5)
+            return pickle.dumps(_Dilled(_dill(obj)), 5)
         except Exception:  # noqa: BLE001
             raise SerializationError(
                 what,

@@ -53,6 +53,12 @@ class HookManager:
             raise HookError(
                 f"hook plugin {shown!r} is refused: {' '.join(str(error).split())}. The hooks are: {known}"
             ) from error
+        if not self._manager.get_hookcallers(implementation):
+            self._manager.unregister(implementation)
+            raise HookError(
+                f"hook plugin {shown!r} is refused: {implementation!r:.80} implements no hook; mark the functions with "
+                "flowcore.plugins.api.hookimpl"
+            )
         self._shown[registered] = shown
 
     def _refuse_wrappers(self, implementation: Any) -> None:

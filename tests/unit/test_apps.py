@@ -231,6 +231,17 @@ def test_options_that_the_function_does_not_take_are_kept_from_it():
     }
 
 
+@pytest.mark.parametrize("option", ["stdout", "stderr"])
+def test_streams_are_options_of_bash_apps_only(option):
+    with pytest.raises(TypeError, match=option):
+        python_app(plain)(1, **{option: "x"}).result(timeout=WAIT_S)
+
+
+def test_a_kernel_that_is_none():
+    with pytest.raises(ConfigurationError, match=r"@python_app\(data_flow_kernel='x'\): expected what flowcore.load"):
+        python_app(data_flow_kernel="x")(plain)
+
+
 def test_label_is_an_option_of_bash_apps_only():
     def labelled(**kwargs):
         return kwargs

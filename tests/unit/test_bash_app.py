@@ -291,6 +291,16 @@ def test_tail_of_stderr(tmp_path):
     assert str(caught.value).endswith("\nthe reason")
 
 
+def test_tail_of_a_stderr_that_others_wrote_to(tmp_path):
+    @bash_app
+    def fail(words, stderr=str(tmp_path / "shared.err")):
+        return f"{words} exit 1"
+
+    assert fail("echo first disaster >&2;").exception(timeout=WAIT_S).stderr_tail == "first disaster"
+    assert fail("").exception(timeout=WAIT_S).stderr_tail == ""
+    assert fail("echo second >&2;").exception(timeout=WAIT_S).stderr_tail == "second"
+
+
 def test_stderr_that_is_no_text(tmp_path):
     with pytest.raises(BashExitFailure) as caught:
         sh(r"printf '\xff\xfe bad' >&2; exit 1", stderr=str(tmp_path / "err")).result(timeout=WAIT_S)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import sys
 
 import attrs
 import pytest
@@ -382,3 +383,15 @@ def test_options_may_be_set_later_and_misspelt_ones_are_refused():
         config.retrys = 3
     with pytest.raises(ConfigurationError, match=r"Config\(retries='3'\): expected int, got str"):
         config.retries = "3"
+
+
+def test_functions_beside_the_file(tmp_path, monkeypatch):
+    folder = tmp_path / "site"
+    folder.mkdir()
+    (folder / "costs_of_a_site.py").write_text("def cost(error, task):\n    return 2\n")
+    (folder / "flowcore.toml").write_text("retries = 1\nretry_handler = 'costs_of_a_site:cost'\n")
+    before = list(sys.path)
+    config = Config.from_file(folder / "flowcore.toml")
+    assert config.retry_handler(None, None) == 2
+    assert sys.path == before
+    del sys.modules["costs_of_a_site"]

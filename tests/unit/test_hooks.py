@@ -234,3 +234,10 @@ def test_all_specifications_are_documented() -> None:
     assert len(names) > 10
     for name in names:
         assert getattr(hookspecs, name).__doc__, name
+
+
+@pytest.mark.parametrize("implementation", [3, object()])
+def test_what_implements_no_hook(implementation: object) -> None:
+    hooks = HookManager()
+    with pytest.raises(HookError, match="implements no hook; mark the functions with flowcore.plugins.api.hookimpl"):
+        hooks.register(implementation)

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import textwrap
+import threading
 import types
 
 import pytest
@@ -543,3 +544,37 @@ def test_a_reducer_is_asked_first(monkeypatch):
     assert Handle in asked
     with pytest.raises(SerializationError):
         serialize.dumps(Handle("file"))
+
+
+# --- what must not be copied
+
+
+@pytest.mark.parametrize("mode", ["r", "w", "a", "r+", "rb", "wb"])
+def test_open_files_are_refused_and_left_alone(tmp_path, mode):
+    path = tmp_path / "precious"
+    path.write_text("words")
+    with path.open("a" if mode[0] == "w" else mode) as file:
+        with pytest.raises(SerializationError, match="an open file .* cannot be sent: send its path"):
+            serialize.dumps([file])
+        with pytest.raises(SerializationError, match="cannot be sent"):
+            serialize.dumps(lambda: file)
+    assert path.read_text() == "words"
+
+
+@pytest.mark.parametrize("lock", [threading.Lock(), threading.RLock()])
+def test_locks_are_refused(lock):
+    with pytest.raises(SerializationError):
+        serialize.dumps({"lock": lock})
+
+
+def test_standard_streams_are_sent_by_name():
+    out = sys.__stdout__
+
+    def say():
+        return out is not None
+
+    original, sys.stdout = sys.stdout, sys.__stdout__
+    try:
+        assert serialize.loads(serialize.dumps(say))() is True
+    finally:
+        sys.stdout = original

@@ -209,7 +209,7 @@ MISSING = re.compile(
     r"(not installed: pip install flowcore-[a-z]+-[a-z]+|not there: this version of flowcore, .*)\n\Z"
 )
 #: An option of htex that a version of it may not have yet; what else it refuses is a fault.
-NEWER = re.compile(r"HighThroughputExecutor has no option 'enable_mpi_mode'")
+NEWER = re.compile(r"HighThroughputExecutor\(enable_mpi_mode=True\): this version does not have MPI mode yet")
 
 
 @pytest.mark.parametrize("site", sorted(p.stem for p in (PROGRAMS / "sites").glob("*.py")))

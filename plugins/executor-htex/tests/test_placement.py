@@ -162,6 +162,24 @@ def test_infinitely_many_workers() -> None:
     assert HighThroughputExecutor(max_workers_per_node=float("inf")).max_workers_per_node is None
 
 
+@pytest.mark.parametrize("command", ["start {debug}", "start {0}", "start {python", "{python.missing}"])
+def test_launch_commands_with_places_that_are_none(command: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"Its places are \{python\}, \{settings\} and \{block_id\}"):
+        HighThroughputExecutor(launch_cmd=command)
+
+
+def test_any_share_of_a_core() -> None:
+    assert HighThroughputExecutor(cores_per_worker=1e-6).cores_per_worker == 1e-6
+    with pytest.raises(ConfigurationError, match=r"cores_per_worker=0\.0\): must be more than 0"):
+        HighThroughputExecutor(cores_per_worker=0.0)
+
+
+def test_mpi_mode_is_refused_and_its_absence_may_be_said() -> None:
+    assert HighThroughputExecutor(enable_mpi_mode=False, mpi_launcher="srun").enable_mpi_mode is False
+    with pytest.raises(ConfigurationError, match="this version does not have MPI mode yet"):
+        HighThroughputExecutor(enable_mpi_mode=True)
+
+
 # --- drain
 
 

@@ -234,7 +234,7 @@ MODULES: dict[str, dict[str, Entry]] = {
     "parsl.providers.errors": _errors(
         "ExecutionProviderException", "ScaleOutFailed", "SchedulerMissingArgs", "ScriptPathError"
     ),
-    "parsl.serialize": {},
+    "parsl.serialize": {"deserialize": "flowcore.serialize:loads", "serialize": "flowcore.serialize:dumps"},
     "parsl.serialize.errors": _errors("DeserializationError", "SerializationError"),
     "parsl.tests": {},
     "parsl.tests.configs": {},

@@ -73,6 +73,28 @@ def _check_ports(instance: Any, attribute: attrs.Attribute[Any], value: tuple[in
         raise ConfigurationError(f"HighThroughputExecutor({attribute.name}={value!r}): ports are from 1 to 65535")
 
 
+def _check_launch_cmd(instance: Any, attribute: attrs.Attribute[Any], value: str | None) -> None:
+    try:
+        (value or "").format(python="", settings="", block_id="")
+    except (LookupError, ValueError, AttributeError) as error:
+        raise ConfigurationError(
+            f"HighThroughputExecutor(launch_cmd={value!r}): {type(error).__name__}: {error}. Its places are "
+            f"{{python}}, {{settings}} and {{block_id}}; the default is {DEFAULT_LAUNCH_CMD!r}"
+        ) from None
+
+
+def _check_positive(instance: Any, attribute: attrs.Attribute[Any], value: float) -> None:
+    if not value > 0:
+        raise ConfigurationError(f"HighThroughputExecutor({attribute.name}={value!r}): must be more than 0")
+
+
+def _check_mpi(instance: Any, attribute: attrs.Attribute[Any], value: bool) -> None:
+    if value:
+        raise ConfigurationError(
+            "HighThroughputExecutor(enable_mpi_mode=True): this version does not have MPI mode yet"
+        )
+
+
 def _none_if_infinite(value: Any) -> Any:
     return None if value == math.inf else value
 
@@ -134,13 +156,15 @@ class HighThroughputExecutor(BlockExecutor):
         poll_period: accepted as in the reference; nothing here polls.
         address_probe_timeout: seconds that a manager looks for an address that it reaches; None: 30.
         worker_logdir_root: folder for the managers' logs, where this run's folder cannot be written from the nodes.
+        enable_mpi_mode: MPI mode is not there yet: only False is accepted, which scripts may say.
+        mpi_launcher: for MPI mode.
         block_error_handler: what to do when blocks fail: True for the default, False for nothing, or a function.
         encrypted: encrypt and authenticate all connections (CurveZMQ) with keys made for the run.
     """
 
     label: str = attrs.field(default="HighThroughputExecutor", validator=_check_label)
     provider: Provider = attrs.field(factory=_local_provider)
-    launch_cmd: str | None = None
+    launch_cmd: str | None = attrs.field(default=None, validator=_check_launch_cmd)
     address: str | None = None
     worker_ports: tuple[int, int] | None = attrs.field(default=None, validator=_check_ports)
     worker_port_range: tuple[int, int] = attrs.field(default=(54000, 55000), validator=_check_range)
@@ -148,7 +172,7 @@ class HighThroughputExecutor(BlockExecutor):
     storage_access: Sequence[Staging] | None = None
     working_dir: str | None = None
     worker_debug: bool = False
-    cores_per_worker: float = attrs.field(default=1.0, validator=at_least(0.001))
+    cores_per_worker: float = attrs.field(default=1.0, validator=_check_positive)
     mem_per_worker: float | None = attrs.field(default=None, validator=at_least(0.001))
     max_workers_per_node: int | None = attrs.field(default=None, converter=_none_if_infinite, validator=at_least(1))
     cpu_affinity: str = attrs.field(default="none", validator=_check_affinity)
@@ -160,6 +184,8 @@ class HighThroughputExecutor(BlockExecutor):
     poll_period: int = attrs.field(default=10, validator=at_least(1))
     address_probe_timeout: float | None = attrs.field(default=None, validator=at_least(0.1))
     worker_logdir_root: str | None = None
+    enable_mpi_mode: bool = attrs.field(default=False, validator=_check_mpi)
+    mpi_launcher: str = "mpiexec"
     block_error_handler: bool | BlockErrorHandler = True
     encrypted: bool = True
 
