@@ -47,6 +47,7 @@ def _executors(value: Any) -> Any:
     if isinstance(value, Mapping | str | Executor) or not hasattr(value, "__iter__"):
         raise ConfigurationError(
             f"Config(executors={value!r}): expected a list of executors, got {type(value).__name__}"
+            f"{'; in TOML each has a table of its own, [[executors]]' if isinstance(value, Mapping) else ''}"
         )
     return [_built("executor", entry, f"executors[{i}]") for i, entry in enumerate(value)]
 
@@ -290,6 +291,7 @@ def build_object(cls: type, values: Mapping[str, Any], path: str, separator: str
             except TypeError:
                 raise ConfigurationError(
                     f"{where} = {value!r}: expected {describe_type(hint)}, got {type(value).__name__}"
+                    f"{_advice(hint, value)}"
                 ) from None
         arguments[key] = made
     missing = [n for n, p in known.items() if p.default is inspect.Parameter.empty and n not in arguments]
@@ -299,6 +301,17 @@ def build_object(cls: type, values: Mapping[str, Any], path: str, separator: str
         return cls(**arguments)
     except ConfigurationError as error:
         raise ConfigurationError(f"{path}: {error}") from error.__cause__
+
+
+def _advice(hint: Any, value: Any) -> str:
+    """Return how to write what was probably meant, or nothing."""
+    if not isinstance(value, str):
+        return ""
+    if kind_of(hint) is not None:
+        return f"; a plugin is named with its options, {{ plugin = {value!r} }}"
+    if any(_is_callable(part) for part in _parts(hint)):
+        return '; a function is named "module:name"'
+    return ""
 
 
 def kind_of(hint: Any) -> str | None:

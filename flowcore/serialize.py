@@ -18,6 +18,7 @@ import sys
 import threading
 import types
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ def _pickler_class() -> type[pickle.Pickler]:
 
     class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         def reducer_override(self, obj: Any) -> Any:
-            _refuse_open_files(obj)
+            _refuse(obj)
             if _reducer is not None:
                 reduced = _reducer(obj)
                 if reduced is not None:
@@ -142,11 +143,16 @@ def _write(obj: Any, buffers: list[memoryview] | None) -> bytes:
     return out.getvalue()
 
 
-def _refuse_open_files(obj: Any) -> None:
+def _refuse(obj: Any) -> None:
     # cloudpickle sends a copy of the content, and dill opens the file anew on the other side: one that was opened for
     # writing would be emptied by that. The standard streams are sent by name.
     if isinstance(obj, _OPEN_FILES) and obj not in (sys.stdin, sys.stdout, sys.stderr):
         raise pickle.PicklingError(f"an open file ({getattr(obj, 'name', obj)!r}) cannot be sent: send its path")
+    if isinstance(obj, Future):
+        raise pickle.PicklingError(
+            f"it holds the future {obj!r}, which cannot be sent: pass it as an argument of its own, or in a list, "
+            "tuple, dict or set, so that the task waits for its value"
+        )
 
 
 def _dill(obj: Any) -> bytes:
@@ -154,7 +160,7 @@ def _dill(obj: Any) -> bytes:
 
     class Pickler(dill.Pickler):  # type: ignore[misc]
         def reducer_override(self, obj: Any) -> Any:
-            _refuse_open_files(obj)
+            _refuse(obj)
             if isinstance(obj, _LOCKS):
                 raise pickle.PicklingError(f"a {type(obj).__name__} cannot be sent: its copy would lock nothing")
             return NotImplemented

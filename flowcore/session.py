@@ -191,7 +191,9 @@ class DataFlowKernel:
             self._cleaned = True
         left = self.kernel.unfinished()
         if left:
-            logger.warning("the run is ended while %d tasks are not over; wait_for_current_tasks() waits for them", left)
+            logger.warning(
+                "the run is ended while %d tasks are not over; wait_for_current_tasks() waits for them", left
+            )
         atexit.unregister(self._at_exit)
         # Last in, first out. Ctrl-C in the middle ends the step that it meets; all others are still taken.
         with contextlib.ExitStack() as steps:

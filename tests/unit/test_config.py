@@ -250,7 +250,11 @@ def test_values_that_are_too_small(option):
         ([], "Config(executors=[]): a run needs at least one executor; leave it out for threads"),
         ("threads", "Config(executors='threads'): expected a list of executors, got str"),
         (3, "Config(executors=3): expected a list of executors, got int"),
-        ({"plugin": "threads"}, "Config(executors={'plugin': 'threads'}): expected a list of executors, got dict"),
+        (
+            {"plugin": "threads"},
+            "Config(executors={'plugin': 'threads'}): expected a list of executors, got dict; in TOML each has a table of "
+            "its own, [[executors]]",
+        ),
         (
             ["threads"],
             "executors[0]: expected an Executor or a dict with the key 'plugin', got 'threads' of type str",
@@ -395,3 +399,22 @@ def test_functions_beside_the_file(tmp_path, monkeypatch):
     assert config.retry_handler(None, None) == 2
     assert sys.path == before
     del sys.modules["costs_of_a_site"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "[[executors]]\nplugin = 'htex'\nprovider = 'local'",
+            "got str; a plugin is named with its options, { plugin = 'local' }",
+        ),
+        ("retry_handler = 'cost'", 'got str; a function is named "module:name"'),
+        ("[executors]\nplugin = 'threads'", "got dict; in TOML each has a table of its own, [[executors]]"),
+    ],
+)
+def test_how_to_write_what_was_meant(tmp_path, text, message):
+    if "htex" in text:
+        pytest.importorskip("flowcore_executor_htex")
+    file = tmp_path / "flowcore.toml"
+    file.write_text(text)
+    assert message in refusal(Config.from_file, file)

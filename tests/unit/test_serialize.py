@@ -11,6 +11,7 @@ import sys
 import textwrap
 import threading
 import types
+from concurrent.futures import Future
 
 import pytest
 
@@ -578,3 +579,12 @@ def test_standard_streams_are_sent_by_name():
         assert serialize.loads(serialize.dumps(say))() is True
     finally:
         sys.stdout = original
+
+
+def test_futures_in_objects_that_are_not_searched():
+    class Holder:
+        def __init__(self):
+            self.part = Future()
+
+    with pytest.raises(SerializationError, match="it holds the future .*: pass it as an argument of its own"):
+        serialize.dumps_call("f", (Holder(),), {})
