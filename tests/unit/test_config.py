@@ -252,8 +252,8 @@ def test_values_that_are_too_small(option):
         (3, "Config(executors=3): expected a list of executors, got int"),
         (
             {"plugin": "threads"},
-            "Config(executors={'plugin': 'threads'}): expected a list of executors, got dict; in TOML each has a table of "
-            "its own, [[executors]]",
+            "Config(executors={'plugin': 'threads'}): expected a list of executors, got dict; in TOML each has a "
+            "table of its own, [[executors]]",
         ),
         (
             ["threads"],
