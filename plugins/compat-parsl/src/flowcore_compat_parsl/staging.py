@@ -10,6 +10,7 @@ from typing import Any
 from flowcore.errors import PluginNotFound
 from flowcore.files import File
 from flowcore.futures import DataFuture
+from flowcore.kernel.kernel import Kernel
 from flowcore.plugins import api, registry
 
 _METHODS = ("stage_in", "stage_out", "replace_task", "replace_task_stage_out")
@@ -60,10 +61,18 @@ def _called_both_ways(method: Callable[..., Any]) -> Callable[..., Any]:
     def called(self: Any, *args: Any, **kwargs: Any) -> Any:
         if args and isinstance(args[0], api.StagingContext):
             context, *rest = args
-            return method(self, DataManager(), context.executor, *rest, **kwargs)
+            return method(self, DataManager(_run_behind(context)), context.executor, *rest, **kwargs)
         return method(self, *args, **kwargs)
 
     return called
+
+
+def _run_behind(context: api.StagingContext) -> Any:
+    """Return the run that asks a stager, which need not be the loaded one; None if that is not known."""
+    from flowcore_compat_parsl import kernel
+
+    owner = getattr(context.submit, "__self__", None)
+    return kernel._runs.get(owner) if isinstance(owner, Kernel) else None
 
 
 class DataManager:

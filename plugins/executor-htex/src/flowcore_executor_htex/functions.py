@@ -6,7 +6,6 @@ A function that nobody holds any more, and that no attempt needs, is forgotten h
 
 from __future__ import annotations
 
-import builtins
 import functools
 import hashlib
 import types
@@ -125,17 +124,20 @@ def _globals_of(function: Any) -> list[_Used]:
             continue
         seen.add(id(one))
         if isinstance(one, type) and one.__module__ == "__main__":
-            stack += vars(one).values()
-        elif isinstance(one, types.FunctionType) and one.__module__ == "__main__":
-            names = one.__globals__
-            for name in _names(one.__code__):
-                if name in names or not hasattr(builtins, name):  # a helper may be yet to be defined
+            stack += [*vars(one).values(), *one.__bases__]
+        elif isinstance(one, types.FunctionType):
+            if one.__module__ == "__main__":
+                names = one.__globals__
+                for name in _names(one.__code__):  # also a helper that is yet to be defined
                     value = names.get(name, _ABSENT)
                     found.append(_Used(names, name, value))
                     stack.append(value)
             _add_closure(one, found, stack)
-        elif isinstance(one, types.FunctionType):
-            _add_closure(one, found, stack)
+            stack += [*(one.__defaults__ or ()), *(one.__kwdefaults__ or {}).values()]
+        elif isinstance(one, staticmethod | classmethod):
+            stack.append(one.__func__)
+        elif isinstance(one, property):
+            stack += [one.fget, one.fset, one.fdel]
         elif isinstance(one, functools.partial):
             stack += [one.func, *one.args, *one.keywords.values()]
         elif isinstance(one, types.MethodType):
@@ -144,6 +146,7 @@ def _globals_of(function: Any) -> list[_Used]:
             # Where a bash_app, a walltime or a decorator keeps the function. Not by getattr: a future would lift it.
             own = getattr(one, "__dict__", {})
             stack += [own[n] for n in ("function", "__wrapped__") if n in own]
+            stack.append(type(one))
     return found
 
 

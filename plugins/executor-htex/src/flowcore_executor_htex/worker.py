@@ -146,7 +146,9 @@ class Worker:
 
 def _end_overrunning(walltime_s: float | None) -> None:
     if walltime_s is not None and threading.current_thread() is threading.main_thread():
-        signal.signal(OVERRUN_SIGNAL, signal.SIG_DFL)  # an earlier task may have set another handler
+        # An earlier task may have set another handler, or have blocked it.
+        signal.signal(OVERRUN_SIGNAL, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {OVERRUN_SIGNAL})
     signal.setitimer(signal.ITIMER_REAL, 0 if walltime_s is None else walltime_s + OVERRUN_S)
 
 
