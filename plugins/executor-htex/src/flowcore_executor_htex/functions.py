@@ -50,7 +50,7 @@ class FunctionCache:
         """
         entry = self._by_id.get(id(function))
         if entry is not None and entry[1]() is function:
-            if all(used.unchanged() for used in entry[2]):
+            if not entry[2] or all(used.unchanged() for used in entry[2]):
                 return entry[0]
             self._forget(id(function))
         self._drop_dead()
