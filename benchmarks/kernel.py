@@ -12,15 +12,11 @@ from __future__ import annotations
 import argparse
 import concurrent.futures
 import gc
-import importlib.metadata
 import inspect
 import itertools
 import json
-import os
-import platform
 import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import threading
@@ -29,6 +25,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import report
 
 App = Callable[..., Any]
 #: Makes an app of a function; keyword ``cache`` as in the decorators.
@@ -319,11 +317,8 @@ def measure_once(system: str, measure: str, count: int) -> Figures:
 
 
 def isolated(system: str, measure: str, count: int) -> Figures:
-    """Take it in a process of its own: what one leaves behind must not slow the next one down."""
-    command = [sys.executable, __file__, "--only", system, measure, str(count)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    figures: Figures = json.loads(done.stdout.splitlines()[-1])
-    return figures
+    """Take it in a process of its own."""
+    return report.isolated(__file__, "--only", system, measure, str(count))
 
 
 # --- what is shown
@@ -413,25 +408,9 @@ def main() -> None:
     }
     rows = comparisons(results)
     if options.json:
-        versions = {}
-        for dist in ("flowcore", "parsl"):
-            try:
-                versions[dist] = importlib.metadata.version(dist)
-            except importlib.metadata.PackageNotFoundError:
-                continue
-        report = {
-            "python": platform.python_version(),
-            "cores": os.cpu_count(),
-            "versions": versions,
-            "rounds": repeats,
-            "results": results,
-            "ratios": {f"{text} (goal {goal})" if goal else text: seen for text, seen, goal in rows},
-        }
-        text = json.dumps(report, indent=2)
-        if options.json == "-":
-            print(text)
+        ratios = {f"{text} (goal {goal})" if goal else text: seen for text, seen, goal in rows}
+        if report.write(report.make(repeats, results, ratios, "flowcore", "parsl"), options.json):
             return
-        Path(options.json).write_text(text + "\n", encoding="utf-8")
     names = list(dict.fromkeys(figure for figures in results.values() for figure in figures))
     print(f"{'':30}", *(f"{system:>12}" for system in results))
     for name in names:

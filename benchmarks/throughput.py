@@ -10,12 +10,9 @@ from __future__ import annotations
 
 import argparse
 import concurrent.futures
-import importlib.metadata
 import json
 import os
-import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -23,6 +20,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import report
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -162,12 +161,9 @@ def measure(name: str, tasks: int, trips: int, links: int) -> dict[str, float]:
 
 
 def isolated(name: str, options: argparse.Namespace) -> dict[str, float]:
-    """Run :func:`measure` in a process of its own: what one system leaves behind must not slow the next one down."""
+    """Run :func:`measure` in a process of its own."""
     sizes = [f"--{size}={getattr(options, size)}" for size in ("tasks", "trips", "links")]
-    command = [sys.executable, __file__, "--only", name, *sizes]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return figures
+    return report.isolated(__file__, "--only", name, *sizes)
 
 
 def ratios(results: dict[str, dict[str, float]]) -> dict[str, float]:
@@ -216,29 +212,14 @@ def main() -> None:
         name: {figure: statistics.median(run[figure] for run in runs) for figure in runs[0]}
         for name, runs in rounds.items()
     }
-    versions = {}
-    for dist in ("flowcore", "parsl", "pyzmq"):
-        try:
-            versions[dist] = importlib.metadata.version(dist)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    report = {
-        "python": platform.python_version(),
-        "cores": os.cpu_count(),
-        "versions": versions,
-        "rounds": options.repeats,
-        "results": results,
-        "ratios": ratios(results),
-    }
+    seen = ratios(results)
     if options.json:
-        text = json.dumps(report, indent=2)
-        if options.json == "-":
-            print(text)
+        made = report.make(options.repeats, results, seen, "flowcore", "parsl", "pyzmq")
+        if report.write(made, options.json):
             return
-        Path(options.json).write_text(text + "\n", encoding="utf-8")
     for name, figures in results.items():
         print(f"{name:18}", "  ".join(f"{figure} {value:,.2f}" for figure, value in figures.items()))
-    for text, ratio in report["ratios"].items():
+    for text, ratio in seen.items():
         print(f"{ratio:8.2f}  {text}")
 
 

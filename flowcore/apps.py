@@ -31,8 +31,6 @@ RESERVED = frozenset({"inputs", "outputs", "stdout", "stderr", "walltime", "reso
 
 #: How many functions with another walltime an app keeps.
 _MOST_VARIANTS = 64
-#: Shared by all calls without keyword arguments; never changed.
-_NO_KWARGS: dict[str, Any] = {}
 
 
 class App(Generic[P, R]):
@@ -50,7 +48,8 @@ class App(Generic[P, R]):
         cache: bool,
         ignore_for_cache: Sequence[str] | None,
     ) -> None:
-        name = _check(function, kind, executors, ignore_for_cache)
+        name = _check(function, kind, ignore_for_cache)
+        labels = executor_labels(executors, f"@{kind}_app")
         if data_flow_kernel is not None and not hasattr(data_flow_kernel, "kernel"):
             raise ConfigurationError(
                 f"@{kind}_app(data_flow_kernel={data_flow_kernel!r}): expected what flowcore.load() returns, "
@@ -75,7 +74,6 @@ class App(Generic[P, R]):
             if name in RESERVED and p.default is not p.empty and p.default is not None
         }
         body: Callable[..., Any] = BashCommand(function, name, self._accepts) if kind == "bash" else function
-        labels = None if executors == "all" else tuple([executors] if isinstance(executors, str) else executors)
         self._info = AppInfo(name, kind, body, function, labels, cache, tuple(ignore_for_cache or ()))
         self._variants: dict[tuple[float | None, bool], Callable[..., Any]] = {}
         self.__wrapped__ = function
@@ -204,7 +202,21 @@ def _files(outputs: Any, app_name: str) -> list[File]:
     return files
 
 
-def _check(function: Any, kind: AppKind, executors: Any, ignore_for_cache: Sequence[str] | None) -> str:
+def executor_labels(executors: Any, who: str) -> tuple[str, ...] | None:
+    """Return the labels that an option ``executors`` names; None for ``"all"``.
+
+    Raises:
+        ConfigurationError: it is neither a label, nor a list of them, nor ``"all"``; ``who`` begins the text.
+    """
+    if executors == "all":
+        return None
+    labels = [executors] if isinstance(executors, str) else executors
+    if not isinstance(labels, list | tuple) or not labels or not all(isinstance(e, str) for e in labels):
+        raise ConfigurationError(f"{who}(executors={executors!r}): expected 'all' or a list of executor labels")
+    return tuple(labels)
+
+
+def _check(function: Any, kind: AppKind, ignore_for_cache: Sequence[str] | None) -> str:
     decorator = f"@{kind}_app"
     if not callable(function):
         raise ConfigurationError(f"{decorator} decorates a function, got {function!r}")
@@ -219,12 +231,6 @@ def _check(function: Any, kind: AppKind, executors: Any, ignore_for_cache: Seque
         )
     if inspect.iscoroutinefunction(function):
         raise ConfigurationError(f"{decorator}: {name!r} is a coroutine function; decorate an ordinary one")
-    if executors != "all":
-        labels = [executors] if isinstance(executors, str) else executors
-        if not isinstance(labels, list | tuple) or not labels or not all(isinstance(e, str) for e in labels):
-            raise ConfigurationError(
-                f"{decorator}(executors={executors!r}): expected 'all' or a list of executor labels"
-            )
     if isinstance(ignore_for_cache, str):
         raise ConfigurationError(
             f"{decorator}(ignore_for_cache={ignore_for_cache!r}): expected a list of names, [{ignore_for_cache!r}]"

@@ -17,12 +17,12 @@ from types import TracebackType
 from typing import Any, Literal, ParamSpec, TypeVar, cast
 
 from flowcore import session
-from flowcore.apps import RESERVED, App
+from flowcore.apps import RESERVED, App, executor_labels
 from flowcore.config import Config
-from flowcore.errors import ConfigurationError, NoKernelError, UnknownExecutorError
+from flowcore.errors import ConfigurationError, NoKernelError
 from flowcore.futures import AppFuture
+from flowcore.kernel.kernel import unknown_executor
 from flowcore.kernel.task import AppInfo, TaskSpec
-from flowcore.plugins.component import close_match
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -54,7 +54,7 @@ class PoolExecutor(futures.Executor):
         dfk: session.DataFlowKernel | None = None,
         executors: Sequence[str] | Literal["all"] = "all",
     ) -> None:
-        self._labels = _labels(executors)
+        self._labels = executor_labels(executors, "PoolExecutor")
         if config is not None and dfk is not None:
             raise ConfigurationError(
                 "PoolExecutor(config=..., dfk=...): give one of them. config makes a run that the pool ends; "
@@ -66,7 +66,10 @@ class PoolExecutor(futures.Executor):
         else:
             self._dfk = _given_run(dfk)
         try:
-            _check_labels(self._labels, list(self._dfk.executors))
+            known = list(self._dfk.executors)
+            for label in self._labels or ():
+                if label not in known:
+                    raise unknown_executor("PoolExecutor(executors=...)", label, known)
         except ConfigurationError:
             if self._owns_run:
                 self._dfk.cleanup()
@@ -270,21 +273,3 @@ def _given_run(dfk: Any) -> session.DataFlowKernel:
     if not isinstance(dfk, session.DataFlowKernel):
         raise ConfigurationError(f"PoolExecutor(dfk=...) takes a DataFlowKernel, got {type(dfk).__name__}")
     return dfk
-
-
-def _labels(executors: Any) -> tuple[str, ...] | None:
-    if executors == "all":
-        return None
-    labels = [executors] if isinstance(executors, str) else executors
-    if not isinstance(labels, list | tuple) or not labels or not all(isinstance(e, str) for e in labels):
-        raise ConfigurationError(f"PoolExecutor(executors={executors!r}): expected 'all' or a list of executor labels")
-    return tuple(labels)
-
-
-def _check_labels(labels: tuple[str, ...] | None, known: list[str]) -> None:
-    for label in labels or ():
-        if label not in known:
-            raise UnknownExecutorError(
-                f"PoolExecutor(executors=...) wants executor {label!r}, which the configuration does not have"
-                f"{close_match(label, known)}; its executors: {', '.join(known)}"
-            )

@@ -510,10 +510,7 @@ class Kernel:
     def _check_labels(self, app: AppInfo) -> None:
         for label in app.executors or ():
             if label not in self.executors:
-                raise UnknownExecutorError(
-                    f"app {app.name!r} wants executor {label!r}, which the configuration does not have"
-                    f"{close_match(label, self._labels)}; its executors: {', '.join(self._labels)}"
-                )
+                raise unknown_executor(f"app {app.name!r}", label, self._labels)
 
     def _known_or_on_its_way(self, task: Task, memoizer: Memoizer, key: str) -> bool:
         """Settle a task whose result is known, or let it wait for the equal task that runs; False: it must run."""
@@ -601,6 +598,14 @@ class Kernel:
             task = self._machine.tasks.get(result.task_id)
             if task is not None and task.try_id == result.try_id:
                 self._feed.attempt(task, now, result.where, result.error)
+
+
+def unknown_executor(who: str, label: str, known: Sequence[str]) -> UnknownExecutorError:
+    """Return the error for a label that the configuration does not have."""
+    return UnknownExecutorError(
+        f"{who} wants executor {label!r}, which the configuration does not have"
+        f"{close_match(label, known)}; its executors: {', '.join(known)}"
+    )
 
 
 def _outputs_exist(spec: TaskSpec) -> bool:

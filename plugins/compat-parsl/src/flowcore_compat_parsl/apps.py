@@ -1,7 +1,6 @@
 """The decorators and the classes behind them: flowcore's apps, which also take what Parsl's programs write.
 
-That is ``parsl_resource_specification``, as an argument of a call and as a default in a signature, and files in
-``outputs`` given by their names.
+That is ``parsl_resource_specification``, as an argument of a call and as a default in a signature.
 """
 
 from __future__ import annotations
