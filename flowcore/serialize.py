@@ -347,7 +347,7 @@ def loads_exception(data: bytes | memoryview) -> BaseException:
     """
     try:
         error, text = loads(data)
-    except Exception as problem:  # noqa: BLE001 - e.g. its class exists on the worker only
+    except BaseException as problem:  # noqa: BLE001 - e.g. its class exists on the worker only; runs its own code
         failure = DeserializationError(
             f"an app raised an exception that cannot be loaded here: {type(problem).__name__}: {problem}. "
             "Its class must be importable in this process too."

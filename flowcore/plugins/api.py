@@ -38,7 +38,7 @@ from flowcore.errors import (
 )
 from flowcore.files import File
 from flowcore.plugins.channel import Channel
-from flowcore.plugins.component import at_least, component
+from flowcore.plugins.component import at_least, close_match, component
 from flowcore.plugins.executor import (
     Attempt,
     AttemptResult,
@@ -111,6 +111,7 @@ __all__ = [
     "UnsupportedResource",
     "WorkerLost",
     "at_least",
+    "close_match",
     "component",
     "function_identity",
     "hookimpl",

@@ -140,6 +140,8 @@ class Provider(ABC):
     cores_per_node: int | None = None
     #: Memory to ask for per node in GB, and to tell workers in ``FLOWCORE_MEMORY_GB``; None: whatever is there.
     mem_per_node: float | None = None
+    #: Seconds after its start at which a block is ended by the scheduler; None: never, or not known.
+    walltime_s: float | None = None
 
     #: Whether blocks run on the host of this process, so that their workers reach it through loopback.
     on_this_host: ClassVar[bool] = False

@@ -202,14 +202,26 @@ def test_resources_of_an_mpi_app() -> None:
     assert re.match(r"0 mpiexec -n 4 -ppn 2 lmp_mpi -in in.file\n|UnsupportedResource ", ran.stdout), ran.stderr
 
 
+def test_mpi_apps_on_workers() -> None:
+    pytest.importorskip("flowcore_executor_htex")
+    ran = run("mpi_htex")
+    assert ran.returncode == 0, ran.stderr
+    prefix = "mpiexec -n 4 -ppn 2 -hosts NODE001,NODE002"
+    assert ran.stdout.splitlines() == [
+        f"{prefix} lmp_mpi -in in.file",
+        f"{prefix} hostname",
+        "2 2 4 NODE001,NODE002",
+        "UnsupportedResource",
+        "UnsupportedResource",
+    ]
+
+
 # --- configurations of sites: whole where the distributions are installed, and else the name of what is missing
 
 MISSING = re.compile(
     r"ImportError: \w+ is "
     r"(not installed: pip install flowcore-[a-z]+-[a-z]+|not there: this version of flowcore, .*)\n\Z"
 )
-#: An option of htex that a version of it may not have yet; what else it refuses is a fault.
-NEWER = re.compile(r"HighThroughputExecutor\(enable_mpi_mode=True\): this version does not have MPI mode yet")
 
 
 @pytest.mark.parametrize("site", sorted(p.stem for p in (PROGRAMS / "sites").glob("*.py")))
@@ -219,7 +231,7 @@ def test_the_configuration_of_a_site(site: str) -> None:
     if ran.returncode == 0:
         assert ran.stdout.startswith("Config(executors=["), ran.stdout
     else:
-        assert MISSING.search(ran.stderr) or NEWER.search(ran.stderr), ran.stderr
+        assert MISSING.search(ran.stderr), ran.stderr
         assert ran.stdout == ""
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from flowcore_executor_htex import protocol
 from flowcore_executor_htex.dispatch import BATCH, Dispatcher, Output
+from flowcore_executor_htex.selection import OldestBlock
 
 from flowcore.errors import BadMessage
 
@@ -206,7 +207,189 @@ def test_a_manager_cannot_say_what_the_executor_says() -> None:
     dispatcher = Dispatcher(10)
     join(dispatcher, "m")
     with pytest.raises(BadMessage, match="is no message of a manager"):
-        dispatcher.from_manager(b"m", tasks(1), [], 0)
+        dispatcher.from_manager(b"m", protocol.Cancel([1]), [], 0)
+
+
+def needing(key: int, **needs: Any) -> protocol.Tasks:
+    return protocol.Tasks([protocol.TaskItem(key, F, b"", needs=protocol.Needs(**needs))], {F: b"code"})
+
+
+def ask(dispatcher: Dispatcher, message: protocol.Message) -> dict[bytes, list[int]]:
+    """Return the keys that each manager is given when the executor sends this."""
+    return {i: keys_of(m) for i, m in sent(dispatcher.from_executor(message, [])).items() if i is not None}
+
+
+def end(dispatcher: Dispatcher, name: str, *keys: int, capacity: int = 4) -> dict[bytes, list[int]]:
+    out = sent(dispatcher.from_manager(name.encode(), results(*keys, capacity=capacity), [], 1))
+    return {i: keys_of(m) for i, m in out.items() if i is not None}
+
+
+def test_higher_priorities_go_first_and_equals_in_their_order() -> None:
+    dispatcher = Dispatcher(10)
+    for message in (tasks(1), needing(2, priority=5), needing(3, priority=-1), needing(4, priority=5), tasks(5)):
+        dispatcher.from_executor(message, [])
+    join(dispatcher, "m", 1)
+    order = [*dispatcher.managers[b"m"].outstanding]
+    for _ in range(4):
+        order += end(dispatcher, "m", order[-1], capacity=1)[b"m"]
+    assert order == [2, 4, 1, 5, 3]
+
+
+def test_an_attempt_with_needs_goes_where_it_can_begin_at_once() -> None:
+    dispatcher = Dispatcher(10)
+    join(dispatcher, "small", 2)
+    join(dispatcher, "large", 4)
+    assert ask(dispatcher, needing(1, slots=3)) == {b"large": [1]}
+    assert ask(dispatcher, tasks(2, 3, 4)) == {b"small": [2, 4], b"large": [3]}
+
+
+def test_a_manager_runs_empty_for_what_would_never_have_a_place() -> None:
+    dispatcher = Dispatcher(10)
+    join(dispatcher, "m", 4)
+    assert ask(dispatcher, tasks(1, 2, 3, 4)) == {b"m": [1, 2, 3, 4]}
+    assert ask(dispatcher, needing(5, slots=3)) == {}
+    assert ask(dispatcher, tasks(6, 7, 8)) == {}
+    assert end(dispatcher, "m", 1) == {}
+    assert end(dispatcher, "m", 2) == {}
+    assert end(dispatcher, "m", 3) == {b"m": [5]}
+    assert end(dispatcher, "m", 4) == {b"m": [6]}
+    assert end(dispatcher, "m", 5) == {b"m": [7, 8]}
+
+
+def test_what_waits_behind_it_goes_to_other_managers() -> None:
+    dispatcher = Dispatcher(10)
+    for name in "ab":
+        join(dispatcher, name, 2)
+    ask(dispatcher, tasks(1, 2, 3, 4))
+    assert ask(dispatcher, needing(5, slots=2)) == {}
+    assert ask(dispatcher, tasks(6, 7)) == {}
+    kept = next(n for n in "ab" if n.encode() == dispatcher._kept_free.identity)  # type: ignore[union-attr]
+    other = "b" if kept == "a" else "a"
+    holds = sorted(dispatcher.managers[other.encode()].outstanding)
+    assert end(dispatcher, other, holds[0], capacity=2) == {other.encode(): [6]}
+    first, second = sorted(dispatcher.managers[kept.encode()].outstanding)
+    assert end(dispatcher, kept, first, capacity=2) == {}
+    assert end(dispatcher, kept, second, capacity=2) == {kept.encode(): [5]}
+
+
+def test_a_higher_priority_is_not_kept_waiting_by_what_is_set_aside() -> None:
+    dispatcher = Dispatcher(10)
+    join(dispatcher, "m", 2)
+    ask(dispatcher, tasks(1, 2))
+    ask(dispatcher, needing(3, slots=2))
+    ask(dispatcher, needing(4, priority=1))
+    assert end(dispatcher, "m", 1, capacity=2) == {b"m": [4]}
+    assert end(dispatcher, "m", 2, capacity=2) == {}
+    assert end(dispatcher, "m", 4, capacity=2) == {b"m": [3]}
+
+
+def test_a_place_for_what_is_set_aside_by_priority() -> None:
+    dispatcher = Dispatcher(10)
+    join(dispatcher, "m", 2)
+    ask(dispatcher, tasks(1))
+    for key in range(10, 30):
+        ask(dispatcher, needing(key, slots=2))
+    ask(dispatcher, needing(99, slots=2, priority=3))
+    assert end(dispatcher, "m", 1, capacity=2) == {b"m": [99]}
+    assert end(dispatcher, "m", 99, capacity=2) == {b"m": [10]}
+    for key in range(10, 29):
+        assert end(dispatcher, "m", key, capacity=2) == {b"m": [key + 1]}
+    assert end(dispatcher, "m", 29, capacity=2) == {}
+    assert dispatcher.pending == 0
+
+
+@pytest.mark.parametrize(
+    ("needs", "text"),
+    [
+        ({"slots": 3}, "needs 3 workers' cores, and host has 2"),
+        ({"memory_mb": 2000.0}, "needs 2000 MB of memory, and host has 1000"),
+        ({"nodes": 5}, "needs 5 nodes, and host has 4"),
+        ({"running_time_s": 100.0}, "needs 100 s of running time, and host has 60"),
+    ],
+)
+def test_what_can_never_be_had_is_said(needs: dict[str, Any], text: str) -> None:
+    dispatcher = Dispatcher(10)
+    assert ask(dispatcher, needing(1, **needs)) == {}
+    greeting = protocol.hello("m", "0", "host", 2, nodes=4, memory_mb=1000.0, left_s=60.0)
+    [message] = sent(dispatcher.greet(b"m", greeting, 0))[None]
+    assert [(r.key, r.kind) for r in message.results] == [(1, protocol.UNFIT)]
+    assert text in message.results[0].body.decode()
+    assert dispatcher.pending == 0
+    assert ask(dispatcher, tasks(2)) == {b"m": [2]}
+
+
+def test_memory_and_nodes_are_shared_out() -> None:
+    dispatcher = Dispatcher(10)
+    dispatcher.greet(b"m", protocol.hello("m", "0", "host", 4, nodes=4, memory_mb=1000.0), 0)
+    assert ask(dispatcher, needing(1, memory_mb=600.0)) == {b"m": [1]}
+    assert ask(dispatcher, needing(2, memory_mb=600.0)) == {}
+    assert end(dispatcher, "m", 1) == {b"m": [2]}
+    assert ask(dispatcher, needing(3, nodes=3)) == {b"m": [3]}
+    assert ask(dispatcher, needing(4, nodes=2)) == {}
+    assert end(dispatcher, "m", 3) == {b"m": [4]}
+
+
+def test_a_block_near_its_end_gets_nothing_that_cannot_finish() -> None:
+    dispatcher = Dispatcher(10)
+    dispatcher.greet(b"old", protocol.hello("old", "0", "host", 2, left_s=100.0), 0)
+    dispatcher.from_manager(b"old", protocol.Heartbeat(), [], 50)
+    assert ask(dispatcher, needing(1, running_time_s=60.0)) == {}
+    assert ask(dispatcher, needing(2, running_time_s=40.0)) == {b"old": [2]}
+    out = sent(dispatcher.greet(b"new", protocol.hello("new", "1", "host", 2, left_s=100.0), 51))
+    assert keys_of(out[b"new"]) == [1]
+
+
+def test_a_cancelled_attempt_that_is_set_aside_keeps_no_place() -> None:
+    dispatcher = Dispatcher(10)
+    join(dispatcher, "m", 2)
+    ask(dispatcher, tasks(1))
+    assert ask(dispatcher, needing(2, slots=2)) == {}
+    assert ask(dispatcher, tasks(3)) == {}
+    assert ask(dispatcher, protocol.Cancel([2])) == {b"m": [3]}
+
+
+def test_what_a_manager_gives_back_goes_first_and_elsewhere() -> None:
+    dispatcher = Dispatcher(10)
+    join(dispatcher, "a", 1)
+    dispatcher.from_manager(b"a", results(capacity=9), [], 0)
+    assert ask(dispatcher, tasks(1, 2, 3)) == {b"a": [1, 2, 3]}
+    dispatcher.from_manager(b"a", results(capacity=1), [], 0)
+    ask(dispatcher, tasks(4))
+    join(dispatcher, "b", 1)
+    back = protocol.Tasks([protocol.TaskItem(k, F, b"", 1) for k in (2, 3, 77)])
+    out = dispatcher.from_manager(b"a", back, [b"2", b"3", b"77"], 1)
+    assert out == [], "b has the fourth, and is full"
+    assert dispatcher.pending == 2
+    [(identity, frames), *_] = [o for o in dispatcher.from_manager(b"b", results(4, capacity=1), [], 1) if o[0] == b"b"]
+    assert keys_of([protocol.decode(frames[0])]) == [2]
+    assert frames[1:] == [b"2"]
+
+
+def test_in_mpi_mode_a_block_has_one_manager() -> None:
+    dispatcher = Dispatcher(10)
+    dispatcher.greet(b"a", protocol.hello("a", "0", "n1", 2, nodes=4), 0)
+    [(_, frames)] = dispatcher.greet(b"b", protocol.hello("b", "0", "n2", 2, nodes=4), 0)
+    answer = protocol.decode_greeting(frames[0])
+    assert isinstance(answer, protocol.Refused)
+    assert "SingleNodeLauncher" in answer.reason
+    assert len(dispatcher.managers) == 1
+
+
+@pytest.mark.parametrize("slots", [0, -1, 10**9])
+def test_a_manager_that_cannot_be_is_refused(slots: int) -> None:
+    dispatcher = Dispatcher(10)
+    [(_, frames)] = dispatcher.greet(b"m", protocol.hello("m", "0", "node1", slots), 0)
+    answer = protocol.decode_greeting(frames[0])
+    assert isinstance(answer, protocol.Refused)
+    assert f"{slots} workers" in answer.reason
+
+
+def test_the_oldest_block_is_filled_first() -> None:
+    dispatcher = Dispatcher(10, OldestBlock())
+    for name, block in (("a", "0"), ("b", "1"), ("c", "0")):
+        join(dispatcher, name, 2, block=block)
+    assert ask(dispatcher, tasks(1, 2, 3)) == {b"a": [1, 3], b"c": [2]}
+    assert ask(dispatcher, tasks(4, 5)) == {b"c": [4], b"b": [5]}
 
 
 def test_every_task_is_reported_exactly_once_whatever_happens() -> None:
@@ -234,7 +417,12 @@ def test_every_task_is_reported_exactly_once_whatever_happens() -> None:
             keys = range(next_key, next_key + count)
             next_key += count
             submitted.update(keys)
-            take(dispatcher.from_executor(tasks(*keys), []))
+            if generator.random() < 0.7:
+                take(dispatcher.from_executor(tasks(*keys), []))
+                continue
+            for key in keys:
+                needs = {"slots": generator.randrange(1, 5), "priority": float(generator.randrange(-1, 2))}
+                take(dispatcher.from_executor(needing(key, **needs), []))
         elif step == 1 and len(dispatcher.managers) < 5:
             take(join(dispatcher, next(names), generator.randrange(1, 4), now))
         elif step == 2 and submitted:
@@ -242,6 +430,10 @@ def test_every_task_is_reported_exactly_once_whatever_happens() -> None:
             if key not in reported:
                 cancelled.add(key)
                 take(dispatcher.from_executor(protocol.Cancel([key]), []))
+        elif step == 3 and holding and generator.random() < 0.3:
+            identity = generator.choice(sorted(holding))
+            back, holding[identity] = holding[identity][1:], holding[identity][:1]
+            take(dispatcher.from_manager(identity, tasks(*back, known=True), [], now))
         elif step in (3, 4) and holding:
             identity = generator.choice(sorted(holding))
             done = [holding[identity].pop(0) for _ in range(generator.randrange(len(holding[identity]) + 1))]
@@ -251,7 +443,7 @@ def test_every_task_is_reported_exactly_once_whatever_happens() -> None:
                 if generator.random() < 0.9:
                     take(dispatcher.from_manager(identity, protocol.Heartbeat(), [], now))
             take(dispatcher.tick(now))
-    take(join(dispatcher, "last", 10**6, now))
+    take(join(dispatcher, "last", 2**20, now))
     while any(holding.get(i) for i in dispatcher.managers):
         for identity in list(dispatcher.managers):
             done, holding[identity] = holding.get(identity, []), []

@@ -22,7 +22,6 @@ from flowcore.errors import (
     ExecutorError,
     NoKernelError,
     SerializationError,
-    UnsupportedResource,
 )
 from flowcore.executors import HighThroughputExecutor
 from flowcore.testing.waiting import eventually as until
@@ -250,12 +249,6 @@ def test_an_app_that_is_called_inside_a_task_points_to_join_apps(load: Load) -> 
     load()
     with pytest.raises(NoKernelError, match=r"app 'double' was called inside a task, on a worker.*join_app"):
         outer().result(timeout=30)
-
-
-def test_resources_of_single_tasks_are_refused_clearly(load: Load) -> None:
-    load()
-    with pytest.raises(UnsupportedResource, match=r"'htex'.*app 'double' wants \{'cores': 1\}"):
-        double(1, resource_specification={"cores": 1}).result(timeout=30)
 
 
 def test_cancelling_a_waiting_and_a_running_task(load: Load, tmp_path: Path) -> None:

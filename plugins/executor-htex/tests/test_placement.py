@@ -174,10 +174,11 @@ def test_any_share_of_a_core() -> None:
         HighThroughputExecutor(cores_per_worker=0.0)
 
 
-def test_mpi_mode_is_refused_and_its_absence_may_be_said() -> None:
-    assert HighThroughputExecutor(enable_mpi_mode=False, mpi_launcher="srun").enable_mpi_mode is False
-    with pytest.raises(ConfigurationError, match="this version does not have MPI mode yet"):
-        HighThroughputExecutor(enable_mpi_mode=True)
+def test_a_launcher_for_mpi_that_is_none() -> None:
+    with pytest.raises(
+        ConfigurationError, match=r"mpi_launcher='mpirun'\): expected one of 'srun', 'aprun', 'mpiexec'"
+    ):
+        HighThroughputExecutor(enable_mpi_mode=True, mpi_launcher="mpirun")
 
 
 # --- drain

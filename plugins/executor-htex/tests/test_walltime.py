@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import psutil
 import pytest
 from flowcore_executor_htex import protocol, worker
 from flowcore_executor_htex.link import Inbox, pack
+from flowcore_executor_htex.tokens import Tokens
 
 import flowcore
 from flowcore import serialize
@@ -118,13 +120,14 @@ def test_a_worker_that_retires_leaves_by_itself_whatever_threads_it_has() -> Non
     body = serialize.dumps_callable(WithWalltime(overrun, 0.1, "overrun"), "overrun")
     attempt = protocol.TaskItem(1, b"function", serialize.dumps(((), {}), what="the arguments"))
     ours, theirs = socket.socketpair()
-    with ours, theirs:
+    with ours, theirs, contextlib.closing(Tokens()) as tokens:
+        tokens.put(1)
         command = [sys.executable, "-m", "flowcore_executor_htex.worker", str(theirs.fileno())]
-        process = subprocess.Popen(command, pass_fds=[theirs.fileno()])
+        process = subprocess.Popen(command, pass_fds=[theirs.fileno(), tokens.reader])
         try:
             theirs.close()
             for header in (
-                msgspec.msgpack.encode(worker.Setup("here", sys.path)),
+                msgspec.msgpack.encode(worker.Setup("here", sys.path, tokens=tokens.reader)),
                 protocol.encode_header(protocol.Tasks([attempt], {b"function": body})),
             ):
                 ours.sendall(b"".join(pack(header, [])))

@@ -5,8 +5,10 @@ Rule of this module: no message makes it look at all managers or all tasks. Time
 
 from __future__ import annotations
 
+import heapq
+import itertools
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import attrs
@@ -14,16 +16,29 @@ import msgspec
 
 from flowcore.plugins.api import BadMessage
 from flowcore_executor_htex import protocol
-from flowcore_executor_htex.protocol import ResultItem, TaskItem
+from flowcore_executor_htex.protocol import Needs, ResultItem, TaskItem
 from flowcore_executor_htex.selection import RoundRobin, SelectionPolicy
 
 #: Attempts in one message to a manager at most.
 BATCH = 256
+#: Managers that are looked at for an attempt that needs more than a free worker.
+LOOK_AT = 64
+#: Such attempts that are set aside at a time, while there is no place for them; more wait in the queue.
+SET_ASIDE = 8
+#: More than any node has, so a number beyond it is a mistake.
+MAX_SLOTS = 1 << 20
+MAX_CAPACITY = 1 << 24
+
+Entry = tuple[TaskItem, Sequence[Any]]
 
 
 @attrs.define(slots=True, eq=False)
 class Manager:
-    """A connected manager. ``capacity`` is how many attempts it wants to have at a time."""
+    """A connected manager. ``capacity`` is how many attempts it wants to have at a time.
+
+    ``needs`` are those of its attempts that have some; ``extra_slots``, ``memory_mb`` and ``nodes`` are what they take
+    (slots beyond one for each), and what is left. ``ends_at`` is when its block ends.
+    """
 
     identity: bytes
     manager_id: str
@@ -33,19 +48,113 @@ class Manager:
     capacity: int
     last_seen: float
     idle_since: float
+    total_memory_mb: float = 0.0
+    total_nodes: int = 0
+    left_s: float = float("inf")
+    ends_at: float = float("inf")
+    memory_mb: float = attrs.field(init=False)
+    nodes: int = attrs.field(init=False)
+    extra_slots: int = 0
     outstanding: set[int] = attrs.field(factory=set)
+    needs: dict[int, Needs] = attrs.field(factory=dict)
     functions: set[bytes] = attrs.field(factory=set)
     held: bool = False
 
+    def __attrs_post_init__(self) -> None:
+        self.memory_mb = self.total_memory_mb
+        self.nodes = self.total_nodes
+
     @property
-    def outstanding_count(self) -> int:
-        """Number of attempts that it has."""
-        return len(self.outstanding)
+    def free_slots(self) -> int:
+        """Workers that have nothing to do, as far as the interchange knows; below 0 where some is prefetched."""
+        return self.slots - len(self.outstanding) - self.extra_slots
 
     @property
     def room(self) -> int:
         """Number of attempts that it can be given now."""
-        return 0 if self.held else self.capacity - len(self.outstanding)
+        return 0 if self.held else self.capacity - len(self.outstanding) - self.extra_slots
+
+    def take(self, key: int, needs: Needs | None) -> None:
+        """It is given an attempt."""
+        self.outstanding.add(key)
+        if needs is not None and needs.demanding:
+            self.needs[key] = needs
+            self._change(needs, 1)
+
+    def drop(self, key: int) -> None:
+        """It does not have the attempt any more."""
+        self.outstanding.discard(key)
+        if self.needs and (needs := self.needs.pop(key, None)) is not None:
+            self._change(needs, -1)
+
+    def _change(self, needs: Needs, sign: int) -> None:
+        self.extra_slots += sign * (needs.slots - 1)
+        self.memory_mb -= sign * needs.memory_mb
+        self.nodes -= sign * needs.nodes
+
+    def fits_now(self, needs: Needs, now: float) -> bool:
+        """Return whether it could begin an attempt with such needs at once."""
+        return (
+            not self.held
+            and self.free_slots >= needs.slots
+            and self.memory_mb >= needs.memory_mb
+            and self.nodes >= needs.nodes
+            and self.ends_at - now >= needs.running_time_s
+        )
+
+    def fits_when_empty(self, needs: Needs, now: float) -> bool:
+        """Return whether it could, if it had nothing else to do."""
+        return not self.held and self.ends_at - now >= needs.running_time_s and self.lacks(needs) is None
+
+    def lacks(self, needs: Needs) -> str | None:
+        """Return what its like will never have of such needs; None if nothing."""
+        for wanted, there, what in (
+            (needs.slots, self.slots, "{} workers' cores"),
+            (needs.nodes, self.total_nodes, "{} nodes"),
+            (needs.memory_mb, self.total_memory_mb, "{:g} MB of memory"),
+            (needs.running_time_s, self.left_s, "{:g} s of running time"),
+        ):
+            if wanted > there:
+                return f"the attempt needs {what.format(wanted)}, and {self.hostname} has {there:g}"
+        return None
+
+
+class Pending:
+    """Attempts in the order of their turn: by priority, then as they came."""
+
+    def __init__(self) -> None:
+        self._usual: deque[Entry] = deque()
+        #: All others, by priority; the heap has each priority once, negated.
+        self._others: dict[float, deque[Entry]] = {}
+        self._order: list[float] = []
+
+    def add(self, entry: Entry) -> None:
+        """Queue an attempt."""
+        self._queue(entry[0].needs).append(entry)
+
+    def add_first(self, entry: Entry) -> None:
+        """Queue an attempt that has been in the queue before."""
+        self._queue(entry[0].needs).appendleft(entry)
+
+    def _queue(self, needs: Needs | None) -> deque[Entry]:
+        priority = 0.0 if needs is None else needs.priority
+        if priority == 0:
+            return self._usual
+        queue = self._others.get(priority)
+        if queue is None:
+            queue = self._others[priority] = deque()
+            heapq.heappush(self._order, -priority)
+        return queue
+
+    def first(self) -> deque[Entry] | None:
+        """Return the queue whose turn it is; None if all are empty."""
+        order = self._order
+        while order and (order[0] < 0 or not self._usual):
+            queue = self._others[-order[0]]
+            if queue:
+                return queue
+            del self._others[-heapq.heappop(order)]
+        return self._usual or None
 
 
 #: Where a message goes: a manager's identity, or None for the executor.
@@ -63,8 +172,12 @@ class Dispatcher:
     def __init__(self, heartbeat_threshold: float, policy: SelectionPolicy | None = None) -> None:
         self.managers: dict[bytes, Manager] = {}
         self._threshold = heartbeat_threshold
-        self._ready: SelectionPolicy = policy or RoundRobin()
-        self._pending: deque[tuple[TaskItem, Sequence[Any]]] = deque()
+        self._ready: SelectionPolicy = RoundRobin() if policy is None else policy
+        self._pending = Pending()
+        #: Attempts for which there is no place now, by turn; a manager is kept free for the first one.
+        self._aside: list[Entry] = []
+        self._kept_free: Manager | None = None
+        self._now = 0.0
         self._waiting: set[int] = set()
         self._owner: dict[int, bytes] = {}
         self._functions: dict[bytes, bytes] = {}
@@ -95,7 +208,7 @@ class Dispatcher:
                 if item.frames:
                     frames = payload[position : position + item.frames]
                     position += item.frames
-                self._pending.append((item, frames))
+                self._pending.add((item, frames))
                 self._waiting.add(item.key)
             return self._dispatch()
         if isinstance(message, protocol.Cancel):
@@ -125,7 +238,8 @@ class Dispatcher:
         outputs: list[Output] = []
         for identity, theirs in by_manager.items():
             manager = self.managers[identity]
-            manager.outstanding.difference_update(theirs)
+            for key in theirs:
+                manager.drop(key)
             outputs.append((identity, protocol.encode(protocol.Cancel(theirs))))
             self._update_ready(manager)
         return outputs + self._dispatch()
@@ -143,9 +257,22 @@ class Dispatcher:
 
     def greet(self, identity: bytes, greeting: protocol.Hello, now: float) -> list[Output]:
         """Take a manager in, or refuse it."""
+        self._now = now
         reason = protocol.refusal(greeting)
+        if reason is None and not 1 <= greeting.slots <= MAX_SLOTS:
+            reason = f"the manager on {greeting.hostname} says that it has {greeting.slots} workers"
+        if (
+            reason is None
+            and greeting.nodes
+            and any(m.block_id == greeting.block_id and m.identity != identity for m in self.managers.values())
+        ):
+            reason = (
+                f"in MPI mode a block has one manager, and block {greeting.block_id} has one already: "
+                "use SingleNodeLauncher in the provider"
+            )
         if reason is not None:
             return [(identity, protocol.encode(protocol.Refused(reason)))]
+        left_s = float("inf") if greeting.left_s is None else greeting.left_s
         outputs = self.lose(identity, "it started again") if identity in self.managers else []
         manager = Manager(
             identity,
@@ -156,11 +283,17 @@ class Dispatcher:
             greeting.slots,
             now,
             now,
+            greeting.memory_mb,
+            greeting.nodes,
+            left_s,
+            now + left_s,
         )
         self.managers[identity] = manager
         self._blocks[greeting.block_id] = None
         self._update_ready(manager)
         self.changed = True
+        # What had no place may have one now.
+        self._give_up_place()
         return [*outputs, (identity, protocol.encode(protocol.Heartbeat())), *self._dispatch()]
 
     def from_manager(
@@ -175,26 +308,35 @@ class Dispatcher:
         if manager is None:
             # It was given up; its attempts were reported as lost, and its results would be doubles.
             return [(identity, protocol.encode(protocol.Stop("the interchange has given this manager up")))]
-        manager.last_seen = now
+        manager.last_seen = self._now = now
         if isinstance(message, protocol.Heartbeat):
             return [(identity, protocol.encode(message))]
         if isinstance(message, protocol.Stop):
-            return self.lose(identity, message.reason)
+            return self.lose(identity, message.reason) + self._dispatch()
         if isinstance(message, protocol.Hold):
             # It drains. The answer comes behind all that it was sent: then it knows that no more will come.
             self._hold(manager)
-            return [(identity, protocol.encode(message))]
+            return [(identity, protocol.encode(message)), *self._dispatch()]
+        if isinstance(message, protocol.Tasks):
+            return self._take_back(manager, message, payload)
         if not isinstance(message, protocol.Results):
             raise BadMessage(f"{type(message).__name__} is no message of a manager")
+        if not 0 <= message.capacity <= MAX_CAPACITY:
+            raise BadMessage(f"a capacity of {message.capacity}")
         outstanding = manager.outstanding
         owner = self._owner
         wanted = message.results
         if not all(item.key in outstanding for item in wanted):
             # Some were cancelled meanwhile: their results, and their frames, are left out.
             wanted, payload = self._without_cancelled(manager, message, payload)
-        for item in wanted:
-            outstanding.discard(item.key)
-            owner.pop(item.key, None)
+        if manager.needs:
+            for item in wanted:
+                manager.drop(item.key)
+                owner.pop(item.key, None)
+        else:
+            for item in wanted:
+                outstanding.discard(item.key)
+                owner.pop(item.key, None)
         manager.capacity = message.capacity
         if not outstanding:
             manager.idle_since = now
@@ -205,6 +347,21 @@ class Dispatcher:
         outputs += self._dispatch()
         return outputs
 
+    def _take_back(self, manager: Manager, message: protocol.Tasks, payload: Sequence[Any]) -> list[Output]:
+        entries: list[Entry] = []
+        position = 0
+        for item in message.tasks:
+            if item.key in manager.outstanding:
+                entries.append((item, payload[position : position + item.frames]))
+                manager.drop(item.key)
+                del self._owner[item.key]
+                self._waiting.add(item.key)
+            position += item.frames
+        for entry in reversed(entries):
+            self._pending.add_first(entry)
+        self._update_ready(manager)
+        return self._dispatch()
+
     @staticmethod
     def _without_cancelled(
         manager: Manager, message: protocol.Results, payload: Sequence[Any]
@@ -212,8 +369,10 @@ class Dispatcher:
         items: list[ResultItem] = []
         frames: list[Any] = []
         position = 0
+        seen: set[int] = set()
         for item in message.results:
-            if item.key in manager.outstanding:
+            if item.key in manager.outstanding and item.key not in seen:
+                seen.add(item.key)
                 items.append(item)
                 frames += payload[position : position + item.frames]
             position += item.frames
@@ -226,6 +385,8 @@ class Dispatcher:
         for function in manager.functions:
             self._knowers[function].discard(identity)
         self.changed = True
+        if manager is self._kept_free:
+            self._give_up_place()
         if not manager.outstanding:
             return []
         body = msgspec.msgpack.encode((manager.manager_id, manager.hostname, reason or "it ended"))
@@ -238,12 +399,13 @@ class Dispatcher:
 
     def tick(self, now: float) -> list[Output]:
         """Look for managers that have been silent for too long. Call about once a second."""
+        self._now = now
         outputs: list[Output] = []
         for identity, manager in list(self.managers.items()):
             silent = now - manager.last_seen
             if silent > self._threshold:
                 outputs += self.lose(identity, f"nothing was heard of it for {silent:.1f} s")
-        return outputs
+        return outputs + self._dispatch()
 
     def report(self, now: float) -> protocol.Managers:
         """Return what the executor is to know of the managers."""
@@ -265,48 +427,159 @@ class Dispatcher:
     # --- handing out
 
     def _update_ready(self, manager: Manager) -> None:
-        if manager.room > 0:
+        if manager.room > 0 and manager is not self._kept_free:
             self._ready.add(manager)
         else:
             self._ready.discard(manager)
 
     def _dispatch(self) -> list[Output]:
+        if not self._waiting or not self.managers:
+            return []
         outputs: list[Output] = []
         ready = self._ready
-        while self._waiting:
-            manager = ready.next()
+        if self._aside:
+            if self._is_behind(self._aside[0]):
+                self._give_up_place()
+            else:
+                outputs += self._place_those_aside()
+        while (queue := self._pending.first()) is not None:
+            item, payload = queue[0]
+            if item.key not in self._waiting:  # cancelled
+                queue.popleft()
+                continue
+            if item.needs is not None and item.needs.demanding:
+                if len(self._aside) >= SET_ASIDE:
+                    if not self._is_behind(self._aside[-1]):
+                        break
+                    self._pending.add_first(self._aside.pop())
+                queue.popleft()
+                self._aside.append((item, payload))
+                self._aside.sort(key=lambda entry: -_priority(entry[0]))
+                outputs += self._place_those_aside()
+                continue
+            manager = next(iter(ready), None)
             if manager is None:
                 break
-            free = manager.slots - len(manager.outstanding)
             # Slots are shared out evenly before anything is prefetched.
             share = max(1, len(self._waiting) // len(ready))
+            free = manager.free_slots
             count = min(BATCH, share, free if free > 0 else manager.room)
-            items, functions, frames = self._take(manager, count)
-            if items:
-                outputs.append((manager.identity, protocol.encode(protocol.Tasks(items, functions), frames)))
-            self._update_ready(manager)
+            outputs += self._give(manager, self._next(queue, count))
+        if self._aside and self._kept_free is None:
+            outputs += self._place_those_aside()
         return outputs
 
-    def _take(self, manager: Manager, count: int) -> tuple[list[TaskItem], dict[bytes, bytes], list[Any]]:
+    def _is_behind(self, entry: Entry) -> bool:
+        """Return whether an attempt of a higher priority than this one waits."""
+        queue = self._pending.first()
+        return queue is not None and _priority(queue[0][0]) > _priority(entry[0])
+
+    def _next(self, queue: deque[Entry], count: int) -> list[Entry]:
+        """Take up to so many attempts from the head of a queue; those that any free worker will do for."""
+        entries: list[Entry] = []
+        waiting = self._waiting
+        while queue and len(entries) < count:
+            item = queue[0][0]
+            if item.key not in waiting:  # cancelled
+                queue.popleft()
+                continue
+            if item.needs is not None and item.needs.demanding:
+                break
+            waiting.discard(item.key)
+            entries.append(queue.popleft())
+        return entries
+
+    def _give(self, manager: Manager, entries: Sequence[Entry]) -> list[Output]:
+        if not entries:
+            return []
         items: list[TaskItem] = []
         functions: dict[bytes, bytes] = {}
         frames: list[Any] = []
-        pending, waiting, known = self._pending, self._waiting, manager.functions
+        known = manager.functions
         identity = manager.identity
-        while pending and len(items) < count:
-            item, payload = pending.popleft()
-            key = item.key
-            if key not in waiting:  # cancelled
-                continue
-            waiting.discard(key)
+        for item, payload in entries:
             function = item.function
             if function not in known:
                 known.add(function)
                 self._knowers.setdefault(function, set()).add(identity)
                 functions[function] = self._functions[function]
-            manager.outstanding.add(key)
-            self._owner[key] = identity
+            if item.needs is None:
+                manager.outstanding.add(item.key)
+            else:
+                manager.take(item.key, item.needs)
+            self._owner[item.key] = identity
             items.append(item)
             if payload:
                 frames += payload
-        return items, functions, frames
+        self._update_ready(manager)
+        return [(identity, protocol.encode(protocol.Tasks(items, functions), frames))]
+
+    # --- attempts that need more than a free worker
+
+    def _place_those_aside(self) -> list[Output]:
+        outputs: list[Output] = []
+        left: list[Entry] = []
+        for entry in self._aside:
+            key, needs = entry[0].key, entry[0].needs
+            assert needs is not None
+            if key not in self._waiting:  # cancelled
+                continue
+            manager = self._find(needs, first=not left)
+            if manager is None:
+                unfit = self._why_never(needs)
+                if unfit is None:
+                    left.append(entry)
+                    continue
+                self._waiting.discard(key)
+                result = ResultItem(key, protocol.UNFIT, unfit.encode())
+                outputs.append((None, protocol.encode(protocol.Results([result]))))
+                continue
+            self._waiting.discard(key)
+            if manager is self._kept_free:
+                self._kept_free = None
+            outputs += self._give(manager, [entry])
+        self._aside = left
+        if left:
+            self._keep_one_free(left[0][0].needs)
+        elif self._kept_free is not None:
+            self._give_up_place()
+        return outputs
+
+    def _find(self, needs: Needs, *, first: bool) -> Manager | None:
+        if self._kept_free is not None and first and self._kept_free.fits_now(needs, self._now):
+            return self._kept_free
+        return next((m for m in self._some_ready() if m.fits_now(needs, self._now)), None)
+
+    def _some_ready(self) -> Iterator[Manager]:
+        return itertools.islice(self._ready, LOOK_AT)
+
+    def _keep_one_free(self, needs: Needs | None) -> None:
+        """Let a manager run empty for the first attempt that is set aside: others would for ever take its place."""
+        assert needs is not None
+        kept = self._kept_free
+        if kept is not None and kept.fits_when_empty(needs, self._now):
+            return
+        self._give_up_place()
+        some = itertools.islice(self.managers.values(), LOOK_AT)
+        fitting = [m for m in (*self._some_ready(), *some) if m.fits_when_empty(needs, self._now)]
+        if fitting:
+            self._kept_free = max(fitting, key=lambda m: m.free_slots)
+            self._ready.discard(self._kept_free)
+
+    def _give_up_place(self) -> None:
+        kept, self._kept_free = self._kept_free, None
+        if kept is not None and kept.identity in self.managers:
+            self._update_ready(kept)
+
+    def _why_never(self, needs: Needs) -> str | None:
+        """Return why nothing that is connected could ever take an attempt with such needs; None if something could."""
+        reason = None
+        for manager in itertools.islice(self.managers.values(), LOOK_AT):
+            reason = manager.lacks(needs)
+            if reason is None:
+                return None
+        return reason
+
+
+def _priority(item: TaskItem) -> float:
+    return 0.0 if item.needs is None else item.needs.priority

@@ -9,7 +9,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Sequence
@@ -36,9 +35,10 @@ from flowcore.plugins.api import (
     at_least,
     component,
 )
-from flowcore_executor_htex import placement, protocol
+from flowcore_executor_htex import mpi, placement, protocol, selection, store
 from flowcore_executor_htex import settings as settings_module
 from flowcore_executor_htex.link import Link
+from flowcore_executor_htex.needs import needs_of
 from flowcore_executor_htex.settings import InterchangeSettings, Listening, ManagerSettings
 from flowcore_executor_htex.submit import Connection, key_of
 
@@ -88,11 +88,18 @@ def _check_positive(instance: Any, attribute: attrs.Attribute[Any], value: float
         raise ConfigurationError(f"HighThroughputExecutor({attribute.name}={value!r}): must be more than 0")
 
 
-def _check_mpi(instance: Any, attribute: attrs.Attribute[Any], value: bool) -> None:
-    if value:
-        raise ConfigurationError(
-            "HighThroughputExecutor(enable_mpi_mode=True): this version does not have MPI mode yet"
-        )
+def _check_mpi_launcher(instance: Any, attribute: attrs.Attribute[Any], value: str) -> None:
+    try:
+        mpi.check_launcher(value)
+    except ValueError as error:
+        raise ConfigurationError(f"HighThroughputExecutor(mpi_launcher={value!r}): {error}") from None
+
+
+def _check_selection(instance: Any, attribute: attrs.Attribute[Any], value: str) -> None:
+    try:
+        selection.make(value)
+    except ValueError as error:
+        raise ConfigurationError(f"HighThroughputExecutor(manager_selection={value!r}): {error}") from None
 
 
 def _none_if_infinite(value: Any) -> Any:
@@ -156,8 +163,12 @@ class HighThroughputExecutor(BlockExecutor):
         poll_period: accepted as in the reference; nothing here polls.
         address_probe_timeout: seconds that a manager looks for an address that it reaches; None: 30.
         worker_logdir_root: folder for the managers' logs, where this run's folder cannot be written from the nodes.
-        enable_mpi_mode: MPI mode is not there yet: only False is accepted, which scripts may say.
-        mpi_launcher: for MPI mode.
+        enable_mpi_mode: tasks have nodes of their block for themselves, as their ``resource_specification`` says; one
+            manager, on the block's first node, starts them. The variable ``FLOWCORE_MPI_PREFIX`` holds the command to
+            put before a task's program.
+        mpi_launcher: the launcher of that command: ``srun``, ``aprun`` or ``mpiexec``.
+        manager_selection: which manager is given tasks first: ``round-robin``; ``oldest-block``, so that later blocks
+            fall idle first; or ``module:Class`` (see :class:`~flowcore_executor_htex.selection.SelectionPolicy`).
         block_error_handler: what to do when blocks fail: True for the default, False for nothing, or a function.
         encrypted: encrypt and authenticate all connections (CurveZMQ) with keys made for the run.
     """
@@ -184,8 +195,9 @@ class HighThroughputExecutor(BlockExecutor):
     poll_period: int = attrs.field(default=10, validator=at_least(1))
     address_probe_timeout: float | None = attrs.field(default=None, validator=at_least(0.1))
     worker_logdir_root: str | None = None
-    enable_mpi_mode: bool = attrs.field(default=False, validator=_check_mpi)
-    mpi_launcher: str = "mpiexec"
+    enable_mpi_mode: bool = False
+    mpi_launcher: str = attrs.field(default="mpiexec", validator=_check_mpi_launcher)
+    manager_selection: str = attrs.field(default="round-robin", validator=_check_selection)
     block_error_handler: bool | BlockErrorHandler = True
     encrypted: bool = True
 
@@ -216,9 +228,10 @@ class HighThroughputExecutor(BlockExecutor):
         listen = self.address or "*"
         if self.address is None and self.provider.on_this_host:
             # Short, as a Unix socket's path must be, and for this user alone.
-            self._local_dir = tempfile.mkdtemp(prefix="flowcore-")
+            self._local_dir = store.make_folder()
         local_path = f"{self._local_dir}/hub" if self._local_dir else ""
         ports = self.worker_ports
+        sys_path = tuple(str(Path(p or ".").resolve()) for p in sys.path)
         settings = InterchangeSettings(
             worker_address=listen,
             local_path=local_path,
@@ -226,6 +239,8 @@ class HighThroughputExecutor(BlockExecutor):
             heartbeat_threshold=self.heartbeat_threshold,
             log_file=str(directory / "interchange.log"),
             debug=self.worker_debug,
+            selection=self.manager_selection,
+            sys_path=sys_path,
             public_key=keys.server_public,
             secret_key=keys.server_secret,
             client_public_key=keys.client_public,
@@ -250,13 +265,20 @@ class HighThroughputExecutor(BlockExecutor):
                 address_probe_timeout=30.0 if self.address_probe_timeout is None else self.address_probe_timeout,
                 log_dir=self.worker_logdir,
                 debug=self.worker_debug,
-                sys_path=tuple(str(Path(p or ".").resolve()) for p in sys.path),
+                sys_path=sys_path,
+                store=self._local_dir,
+                walltime_s=self.provider.walltime_s,
+                mpi_mode=self.enable_mpi_mode,
+                mpi_launcher=self.mpi_launcher,
                 server_public_key=keys.server_public,
                 public_key=keys.client_public,
                 secret_key=keys.client_secret,
             ),
         )
-        self._connection = Connection(link, context.report, self._take_managers, self._interchange_ended)
+        shared = store.Store(self._local_dir) if self._local_dir else None
+        self._connection = Connection(
+            self.label, link, context.report, self._take_managers, self._interchange_ended, shared
+        )
 
     def _start_interchange(self, settings: InterchangeSettings, stderr_path: Path) -> tuple[Link, int]:
         ours, theirs = socket.socketpair()
@@ -319,21 +341,36 @@ class HighThroughputExecutor(BlockExecutor):
 
     def submit(self, attempt: Attempt) -> None:
         """Send the attempt to the interchange; see the contract."""
-        if attempt.resource_specification:
-            raise UnsupportedResource(
-                self.label,
-                f"it knows no resources of single tasks, app {attempt.app_name!r} wants "
-                f"{dict(attempt.resource_specification)}; leave resource_specification out",
-            )
+        needs = None
+        if attempt.resource_specification or self.enable_mpi_mode:
+            needs = self._needs(attempt)
         broken = self.executor_exception
         if broken is not None:
             raise broken
         assert self._connection is not None, "submit before start"
-        self._connection.submit(attempt)
+        self._connection.submit(attempt, needs)
         broken = self.executor_exception
         if broken is not None:
             # It broke in between: whoever broke it may not have seen this attempt.
             self._fail_outstanding(broken)
+
+    def _needs(self, attempt: Attempt) -> protocol.Needs | None:
+        try:
+            needs = needs_of(
+                attempt.resource_specification,
+                cores_per_worker=self.cores_per_worker,
+                mem_per_worker=self.mem_per_worker,
+                mpi_mode=self.enable_mpi_mode,
+            )
+        except ValueError as error:
+            raise UnsupportedResource(self.label, f"app {attempt.app_name!r}: {error}") from None
+        if needs is not None and needs.nodes > self.provider.nodes_per_block and not self.provider.on_this_host:
+            raise UnsupportedResource(
+                self.label,
+                f"app {attempt.app_name!r} wants {needs.nodes} nodes, and a block has {self.provider.nodes_per_block}: "
+                "raise the provider's nodes_per_block",
+            )
+        return needs
 
     def cancel(self, task_id: int, try_id: int) -> bool:
         """Drop the attempt; one that runs alone in its worker is interrupted by ending that worker's process."""

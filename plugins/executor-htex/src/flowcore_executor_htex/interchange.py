@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import logging
 import random
+import resource
 import shutil
 import socket
 import sys
@@ -21,7 +22,7 @@ import msgspec
 import zmq
 
 from flowcore.plugins.api import BadMessage
-from flowcore_executor_htex import protocol, security, wire
+from flowcore_executor_htex import protocol, security, selection, wire
 from flowcore_executor_htex.dispatch import Dispatcher, Output
 from flowcore_executor_htex.link import Inbox, Link, calm_collector
 from flowcore_executor_htex.settings import InterchangeSettings, Listening
@@ -35,6 +36,16 @@ ROUND = 128
 #: together, which costs a busy run no time and saves most of the hub's work.
 BUSY = 24
 REST_S = 0.0003
+#: Each report to the executor is about all managers. While these come and go, reports may take this share of the last
+#: seconds; a few of them are sent at once.
+REPORT_SHARE = 0.01
+REPORT_BURST_S = 5.0
+#: Seconds after which a report is sent though the last one still waits to be read: the user's process may be stopped.
+REPORT_ANYWAY_S = 10.0
+#: Connections that wait to be accepted, as far as net.core.somaxconn allows: all managers may come at once.
+BACKLOG = 65535
+#: Seconds between two warnings of a kind: whoever sends garbage must not fill the disk.
+WARN_S = 10.0
 
 Socket = zmq.Socket[bytes]
 
@@ -59,6 +70,35 @@ def bind(hub: Socket, address: str, ports: tuple[int, int], what: str) -> int:
     raise OSError(f"cannot bind {address} to any port from {low} to {high - 1} for {what}: {problem}")
 
 
+def raise_file_limit() -> int:
+    """Let this process open as many files as it may: each manager takes one. Return how many."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (OSError, ValueError):
+        return soft
+    return hard
+
+
+class Warnings:
+    """Warnings of one kind: the first is logged at once, then one every ``WARN_S`` seconds, which counts the others."""
+
+    def __init__(self) -> None:
+        self._next = 0.0
+        self._left_out = 0
+
+    def __call__(self, text: str, *values: Any) -> None:
+        """Log a warning, or count it."""
+        now = time.monotonic()
+        if now < self._next:
+            self._left_out += 1
+            return
+        more = f" ({self._left_out} more since the last line of this kind)" if self._left_out else ""
+        self._next, self._left_out = now + WARN_S, 0
+        # What others sent is cut, too.
+        logger.warning("%.400s%s", text % values, more)
+
+
 class Interchange:
     """The sockets of the hub, around a :class:`Dispatcher`.
 
@@ -73,13 +113,15 @@ class Interchange:
     def __init__(self, settings: InterchangeSettings, executor: Link) -> None:
         self._executor = executor
         self._context: zmq.Context[Socket] = zmq.Context(io_threads=1)
-        self._dispatcher = Dispatcher(settings.heartbeat_threshold)
+        sys.path += [entry for entry in settings.sys_path if entry not in sys.path]
+        self._dispatcher = Dispatcher(settings.heartbeat_threshold, selection.make(settings.selection))
         self._gate: security.Gate | None = None
         if settings.secret_key:
             self._gate = security.Gate(self._context, settings.client_public_key)
         self._managers = self._context.socket(zmq.ROUTER)
         self._managers.set_hwm(0)
         self._managers.linger = 1000
+        self._managers.backlog = BACKLOG
         self._managers.tcp_keepalive = 1
         # An unknown identity raises instead of losing the message silently.
         self._managers.router_mandatory = True
@@ -93,6 +135,14 @@ class Interchange:
         self._stopping = False
         self._moved = 0
         self._heard = False
+        #: When the next report may be sent, and when the last one was (monotonic seconds).
+        self._report_at = 0.0
+        self._reported_at = 0.0
+        #: Whether some of the last report may still wait to be read.
+        self._report_unsent = False
+        self._warn_message = Warnings()
+        self._warn_send = Warnings()
+        self._warn_client = Warnings()
 
     def run(self) -> None:
         """Serve until the executor says stop, or is gone."""
@@ -109,13 +159,17 @@ class Interchange:
             if now >= next_tick:
                 next_tick = now + TICK_S
                 self._send(self._dispatcher.tick(now))
-                self._report(self._heard)
+                if self._heard:
+                    self._report(now)
             if writing is not self._executor.has_unsent:
                 writing = not writing
                 poller.modify(executor, wire.POLLIN | wire.POLLOUT if writing else wire.POLLIN)
-            ready = dict(poller.poll(max(0, int((next_tick - now) * 1000)) + 1))
+                self._report_unsent = self._report_unsent and writing
+            wake_at = min(next_tick, self._report_at) if self._dispatcher.changed else next_tick
+            ready = dict(poller.poll(max(0, int((wake_at - now) * 1000)) + 1))
             if self._gate is not None and self._gate.socket in ready:
-                self._gate.answer()
+                for address in self._gate.answer():
+                    self._warn_client("a client at %s is refused: it does not have this run's key", address)
             self._moved = 0
             happened = ready.get(executor.fileno(), 0)
             if happened & wire.POLLOUT:
@@ -124,8 +178,8 @@ class Interchange:
                 self._from_executor()
             if self._managers in ready:
                 self._from_managers()
-            if self._dispatcher.changed:
-                self._report(True)
+            if self._dispatcher.changed and (now := time.monotonic()) >= self._report_at:
+                self._report(now)
             if self._moved >= BUSY:
                 time.sleep(REST_S)
         self._close()
@@ -151,7 +205,7 @@ class Interchange:
             try:
                 self._from_manager(identity, header or b"", payload, time.monotonic())
             except BadMessage as error:
-                logger.warning("a message from %r is ignored: %s", identity, error)
+                self._warn_message("a message from %r is ignored: %s", identity, error)
             if not wire.waiting(self._managers):
                 return
 
@@ -179,12 +233,18 @@ class Interchange:
                 wire.send(self._managers, [identity, *frames])
             except zmq.ZMQError as error:
                 # Its connection is gone; if it does not come back, its silence will tell.
-                logger.warning("cannot send to %r: %s", identity, error)
+                self._warn_send("cannot send to %r: %s", identity, error)
 
-    def _report(self, wanted: bool) -> None:
-        if wanted:
-            self._heard = False
-            self._send([(None, protocol.encode(self._dispatcher.report(time.monotonic())))])
+    def _report(self, now: float) -> None:
+        if self._report_unsent and now - self._reported_at < REPORT_ANYWAY_S:
+            self._report_at = now + TICK_S
+            return
+        self._heard = False
+        self._send([(None, protocol.encode(self._dispatcher.report(now)))])
+        self._report_unsent = self._executor.has_unsent
+        self._reported_at = now
+        cost = time.monotonic() - now
+        self._report_at = max(self._report_at, now - REPORT_BURST_S) + cost / REPORT_SHARE
 
     def _close(self) -> None:
         stop = protocol.encode(protocol.Stop("the run has ended"))
@@ -217,6 +277,7 @@ def main() -> int:
         level=logging.DEBUG if settings.debug else logging.INFO,
         format="%(asctime)s %(levelname)s %(message)s",
     )
+    files = raise_file_limit()
     executor = Link(sock)
     calm_collector()
     try:
@@ -225,7 +286,7 @@ def main() -> int:
         executor.send(msgspec.json.encode(Listening(error=str(error))))
         return 1
     executor.send(msgspec.json.encode(Listening(interchange.port)))
-    logger.info("listening on port %d", interchange.port)
+    logger.info("listening on port %d, for as many managers as %d open files allow", interchange.port, files)
     try:
         interchange.run()
     except Exception:

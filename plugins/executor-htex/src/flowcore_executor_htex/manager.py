@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -23,11 +24,12 @@ import psutil
 import zmq
 
 from flowcore.plugins.api import BadMessage
-from flowcore_executor_htex import placement, protocol, security, wire
+from flowcore_executor_htex import mpi, needs, placement, protocol, security, wire
 from flowcore_executor_htex import settings as settings_module
 from flowcore_executor_htex.link import Link, calm_collector
-from flowcore_executor_htex.pool import Assignment, Pool
+from flowcore_executor_htex.pool import STUCK_S, Assignment, Pool
 from flowcore_executor_htex.settings import ManagerSettings
+from flowcore_executor_htex.tokens import Tokens
 from flowcore_executor_htex.worker import OVERRUN_SIGNAL, Setup
 
 logger = logging.getLogger("flowcore_executor_htex.manager")
@@ -44,15 +46,22 @@ class GiveUp(Exception):
     """The manager cannot go on; the text is printed to the block's stderr."""
 
 
-def count_slots(settings: ManagerSettings) -> int:
+def count_slots(settings: ManagerSettings, nodes: int = 0) -> int:
     """Return the number of workers that this node can have.
+
+    Args:
+        settings: the executor's.
+        nodes: in MPI mode, number of the block's nodes.
 
     Raises:
         GiveUp: it can have none; says which limit is in the way.
     """
     cores = float(os.environ.get("FLOWCORE_CORES") or len(os.sched_getaffinity(0)))
     slots = int(cores / settings.cores_per_worker)
-    if settings.max_workers_per_node is not None:
+    if settings.mpi_mode:
+        # What an MPI task needs is nodes; its worker only waits for it.
+        slots = settings.max_workers_per_node or nodes
+    elif settings.max_workers_per_node is not None:
         slots = min(slots, settings.max_workers_per_node)
     if settings.accelerators:
         slots = min(slots, len(settings.accelerators))
@@ -62,7 +71,7 @@ def count_slots(settings: ManagerSettings) -> int:
             "there is room for none"
         )
     if settings.mem_per_worker is not None:
-        memory = float(os.environ.get("FLOWCORE_MEMORY_GB") or psutil.virtual_memory().available / 2**30)
+        memory = memory_gb()
         slots = min(slots, int(memory / settings.mem_per_worker))
         if slots < 1:
             raise GiveUp(
@@ -70,6 +79,25 @@ def count_slots(settings: ManagerSettings) -> int:
                 f"mem_per_worker={settings.mem_per_worker:g}: there is room for none"
             )
     return slots
+
+
+def memory_gb() -> float:
+    """Return the memory of this node in GB: what it was told, or else what is free."""
+    return float(os.environ.get("FLOWCORE_MEMORY_GB") or psutil.virtual_memory().available / 2**30)
+
+
+def nodes_for_mpi(settings: ManagerSettings) -> list[str]:
+    """Return the names of the block's nodes in MPI mode; none without it.
+
+    Raises:
+        GiveUp: they cannot be found out.
+    """
+    if not settings.mpi_mode:
+        return []
+    try:
+        return mpi.nodes_of_job(os.environ)
+    except ValueError as error:
+        raise GiveUp(str(error)) from None
 
 
 def hardware_threads(settings: ManagerSettings, slots: int) -> list[list[int]]:
@@ -118,6 +146,9 @@ class WorkerProcess:
         self, rank: int, slots: int, cpus: list[int], manager_id: str, block_id: str, settings: ManagerSettings
     ) -> None:
         self.rank = rank
+        self.tokens = Tokens()
+        #: Why it was ended, where its signal does not tell.
+        self.distrusted = ""
         accelerator = settings.accelerators[rank] if settings.accelerators else None
         ours, theirs = socket.socketpair()
         environment = {
@@ -133,7 +164,7 @@ class WorkerProcess:
             # take the place of a module.
             self.process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "flowcore_executor_htex.worker", str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
+                pass_fds=[theirs.fileno(), self.tokens.reader],
                 stdin=subprocess.DEVNULL,
                 env=environment,
             )
@@ -141,7 +172,13 @@ class WorkerProcess:
         #: What the manager's poller looks for.
         self.watched = wire.POLLIN
         where = f"block {block_id}, host {socket.gethostname()}, worker {rank}"
-        self.link.send(msgspec.msgpack.encode(Setup(where, list(settings.sys_path), cpus)), [])
+        setup = Setup(where, list(settings.sys_path), cpus, self.tokens.reader, settings.store)
+        self.link.send(msgspec.msgpack.encode(setup), [])
+
+    def close(self) -> None:
+        """Close the connection: the worker ends."""
+        self.link.close()
+        self.tokens.close()
 
     def cause_of_death(self) -> str:
         """Wait for the process, which has closed its end; say how it ended."""
@@ -151,6 +188,8 @@ class WorkerProcess:
             self.process.kill()
             self.process.wait()
             return "closed its connection and did not end"
+        if self.distrusted:
+            return self.distrusted
         if code < 0:
             name = signal.Signals(-code).name
             hint = " (the kernel ends processes so when memory runs out)" if -code == signal.SIGKILL else ""
@@ -173,10 +212,12 @@ class Manager:
         self._settings = settings
         self._block_id = block_id
         self._id = f"{socket.gethostname()}-{os.getpid()}"
-        slots = count_slots(settings)
+        nodes = nodes_for_mpi(settings)
+        slots = count_slots(settings, len(nodes))
         # Before the interchange hears of this manager, which may have to give up.
         self._cpus = hardware_threads(settings, slots)
-        self._pool = Pool(slots, settings.prefetch_capacity)
+        self._flavour = mpi.mpiexec_flavour() if settings.mpi_mode else ""
+        self._pool = Pool(slots, settings.prefetch_capacity, nodes, self._place_of)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._hub = self._context.socket(zmq.DEALER)
         self._hub.set_hwm(0)
@@ -188,7 +229,9 @@ class Manager:
         else:
             endpoint = f"tcp://{find_address(settings)}:{settings.port}"
         self._hub.connect(endpoint)
-        greeting = protocol.hello(self._id, block_id, socket.gethostname(), slots)
+        left_s = needs.seconds_left(os.environ, settings.walltime_s, time.time())
+        memory_mb = 1000 * memory_gb()
+        greeting = protocol.hello(self._id, block_id, socket.gethostname(), slots, len(nodes), memory_mb, left_s)
         wire.send(self._hub, protocol.encode(greeting))
         self._poller = zmq.Poller()
         self._poller.register(self._hub, wire.POLLIN)
@@ -226,7 +269,7 @@ class Manager:
                 wire.send(self._hub, protocol.encode(protocol.Heartbeat()))
             if now - heard > self._settings.heartbeat_threshold:
                 raise GiveUp(f"nothing was heard of the interchange for {now - heard:.0f} s")
-            wait_s = min(next_beat - now, self._drain_at - now, 1.0)
+            wait_s = STUCK_S if self._pool.ahead else min(next_beat - now, self._drain_at - now, 1.0)
             ready = dict(self._poller.poll(max(1, int(wait_s * 1000))))
             if self._hub in ready:
                 heard = now
@@ -234,8 +277,11 @@ class Manager:
             elif not ready and self._settings.local_path and not Path(self._settings.local_path).exists():
                 # It ended before it knew this manager, and so could not say so.
                 raise GiveUp("the interchange has ended: its socket is gone")
-            results, payload = self._from_workers(ready)
-            self._assign(self._pool.assign())
+            now = time.monotonic()
+            results, payload = self._from_workers(ready, now)
+            for rank in self._pool.stuck(now):
+                self._take_back(rank, now)
+            self._assign(self._pool.assign(now))
             capacity = self._pool.capacity
             if results or capacity != self._capacity_told:
                 self._capacity_told = capacity
@@ -244,6 +290,9 @@ class Manager:
                 self._drain_at = float("inf")
                 logger.info("drain_period is over: this manager takes no further attempts")
                 wire.send(self._hub, protocol.encode(protocol.Hold(self._id)))
+            items, frames = self._pool.all_waiting() if self._held else self._pool.surplus()
+            if items:
+                wire.send(self._hub, protocol.encode(protocol.Tasks(items), frames))
             if self._held and self._pool.empty:
                 logger.info("drained")
                 return
@@ -253,7 +302,7 @@ class Manager:
     def close(self) -> None:
         """End the workers and the connection."""
         for worker in self._workers:
-            worker.link.close()
+            worker.close()
             if worker.process.poll() is None:
                 worker.process.terminate()
         deadline = time.monotonic() + GRACE_S
@@ -281,6 +330,8 @@ class Manager:
             if isinstance(message, protocol.Tasks):
                 self._pool.add(message, [frame.buffer for frame in payload])
             elif isinstance(message, protocol.Cancel):
+                for rank in self._pool.holders(message.keys):
+                    self._take_back(rank, time.monotonic())
                 for rank in self._pool.cancel(message.keys):
                     self._workers[rank].process.kill()
             elif isinstance(message, protocol.Forget):
@@ -291,7 +342,23 @@ class Manager:
                 logger.info("told to stop: %s", message.reason)
                 self._stopping = True
 
-    def _from_workers(self, ready: dict[Any, int]) -> tuple[list[protocol.ResultItem], list[Any]]:
+    def _take_back(self, rank: int, now: float) -> None:
+        taken = self._workers[rank].tokens.take_back()
+        if taken:
+            self._pool.taken_back(rank, taken, now)
+
+    def _place_of(self, item: protocol.Needs, ranks: Sequence[int], nodes: Sequence[str]) -> protocol.Place:
+        variables = dict(item.variables)
+        cpus: list[int] = []
+        if len(ranks) > 1:
+            cpus = sorted({cpu for rank in ranks for cpu in self._cpus[rank]})
+            variables |= placement.environment(cpus, None)
+        if nodes:
+            spec = mpi.MpiSpecification(len(nodes), item.ranks_per_node, item.ranks)
+            variables |= mpi.environment(spec, nodes, self._settings.mpi_launcher, self._flavour)
+        return protocol.Place(cpus, variables)
+
+    def _from_workers(self, ready: dict[Any, int], now: float) -> tuple[list[protocol.ResultItem], list[Any]]:
         results: list[protocol.ResultItem] = []
         payload: list[Any] = []
         for fd in ready:
@@ -299,20 +366,18 @@ class Manager:
             if worker is None:
                 continue
             worker.link.flush()
-            messages, alive = worker.link.receive()
-            for header, *frames in messages:
-                message = protocol.decode(header)
-                if isinstance(message, protocol.Results):
-                    wanted = self._pool.ended(worker.rank, message.results)
+            try:
+                messages, alive = worker.link.receive()
+                for header, *frames in messages:
+                    wanted = self._from_worker(worker, protocol.decode(header), now)
                     results += wanted
                     if wanted:
                         payload += frames
-                elif isinstance(message, protocol.Stop):
-                    logger.warning("worker %d ends: %s", worker.rank, message.reason)
-                    self._pool.retiring(worker.rank)
-                else:
-                    self._pool.slots[worker.rank].ready = True
-                    self._failed_starts = 0
+            except BadMessage as error:
+                # A task has written to its connection: nothing that comes from it can be believed any more.
+                worker.distrusted = f"ended, since what it sent is no message of a worker: {error}"
+                worker.process.kill()
+                alive = False
             if alive:
                 self._watch(worker)
             elif not self._stopping:
@@ -321,9 +386,25 @@ class Manager:
                     results.append(lost)
         return results, payload
 
+    def _from_worker(self, worker: WorkerProcess, message: protocol.Message, now: float) -> list[protocol.ResultItem]:
+        if isinstance(message, protocol.Results):
+            return self._pool.ended(worker.rank, message.results, now)
+        if isinstance(message, protocol.Stop):
+            logger.warning("worker %d ends: %s", worker.rank, message.reason)
+            self._pool.retiring(worker.rank)
+        elif isinstance(message, protocol.Heartbeat):
+            self._pool.ready(worker.rank, now)
+            self._failed_starts = 0
+        else:
+            raise BadMessage(f"{type(message).__name__} is none")
+        return []
+
     def _assign(self, assignments: list[Assignment]) -> None:
         for rank, message, frames in assignments:
             worker = self._workers[rank]
+            if isinstance(message, protocol.Tasks):
+                worker.tokens.put(len(message.tasks))
+                message.epoch = worker.tokens.epoch
             worker.link.send(protocol.encode_header(message), frames)
             if worker.link.has_unsent:
                 self._watch(worker)
@@ -350,7 +431,7 @@ class Manager:
         key = self._pool.lost(worker.rank)
         del self._by_fd[worker.link.socket.fileno()]
         self._poller.unregister(worker.link.socket)
-        worker.link.close()
+        worker.close()
         self._workers[worker.rank] = self._start_worker(worker.rank)
         if key is None:
             return None

@@ -4,8 +4,8 @@ Rules of this module: it does no I/O and knows no sockets. A message is a list o
 is checked against the types below when it is read, and opaque payload frames behind it. Bodies are bytes that
 only the two ends, executor and worker, ever unpickle.
 
-``PROTOCOL`` is raised with every change of a type below, except :class:`Hello`, whose form never changes: by it
-two ends of different versions can tell each other so.
+``PROTOCOL`` is raised with every change of a type below. Of :class:`Hello` and :class:`Refused`, fields may be added,
+with defaults, and none may go: by them two ends of different versions can tell each other so.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import msgspec
 from flowcore import __version__
 from flowcore.plugins.api import BadMessage
 
-PROTOCOL = 2
+PROTOCOL = 3
 #: Python versions whose first two parts differ cannot exchange functions by value.
 PYTHON = ".".join(platform.python_version_tuple()[:2])
 
@@ -34,22 +34,74 @@ MANAGER_LOST = 3
 """``body`` is msgpack: (manager id, hostname, reason)."""
 TIMED_OUT = 4
 """The attempt's worker was ended since it had not come back after its walltime; ``body`` is empty."""
+UNFIT = 5
+"""No manager can ever have what the attempt needs; ``body`` is a text that says what, and what there is."""
+
+
+class Needs(msgspec.Struct, array_like=True, gc=False):
+    """What an attempt needs beyond one worker, from its ``resource_specification``.
+
+    Attributes:
+        priority: attempts of a higher one go first.
+        slots: workers whose cores it takes, its own among them.
+        memory_mb: of the node, in MB.
+        nodes: of the block, for itself (MPI).
+        ranks: MPI processes.
+        ranks_per_node: MPI processes per node.
+        running_time_s: seconds that its block must have left.
+        variables: for the environment while it runs.
+    """
+
+    priority: float = 0.0
+    slots: int = 1
+    memory_mb: float = 0.0
+    nodes: int = 0
+    ranks: int = 0
+    ranks_per_node: int = 0
+    running_time_s: float = 0.0
+    variables: dict[str, str] = {}
+
+    @property
+    def demanding(self) -> bool:
+        """Whether not any free worker will do."""
+        return self.slots > 1 or self.memory_mb > 0 or self.nodes > 0 or self.running_time_s > 0
+
+
+class Place(msgspec.Struct, array_like=True, gc=False):
+    """What a worker sets while it runs an attempt: hardware threads (empty: its own), environment variables."""
+
+    cpus: list[int]
+    variables: dict[str, str]
+
+
+class Stored(msgspec.Struct, array_like=True, gc=False):
+    """Where a body and its large buffers are, one behind the other: a file of the run's store, and their sizes."""
+
+    name: str
+    sizes: list[int]
 
 
 class TaskItem(msgspec.Struct, array_like=True, gc=False):
     """An attempt. ``key`` names it for the executor, ``function`` is the content hash of what to call.
 
-    ``body`` holds the pickled arguments; ``frames`` is the number of payload frames with their large buffers.
+    ``body`` holds the pickled arguments; ``frames`` is the number of payload frames with their large buffers. An empty
+    body is in the first of these frames, or else, with the buffers, where ``stored`` says.
     """
 
     key: int
     function: bytes
     body: bytes
     frames: int = 0
+    stored: Stored | None = None
+    needs: Needs | None = None
+    place: Place | None = None
 
 
 class ResultItem(msgspec.Struct, array_like=True, gc=False):
-    """How an attempt ended; ``duration_us`` is the time that its function took, in microseconds."""
+    """How an attempt ended; ``duration_us`` is the time that its function took, in microseconds.
+
+    ``body``, ``frames`` and ``stored`` are as of :class:`TaskItem`.
+    """
 
     key: int
     kind: int
@@ -57,6 +109,7 @@ class ResultItem(msgspec.Struct, array_like=True, gc=False):
     frames: int = 0
     duration_us: int = 0
     where: str | None = None
+    stored: Stored | None = None
 
 
 class ManagerInfo(msgspec.Struct, array_like=True):
@@ -72,7 +125,11 @@ class ManagerInfo(msgspec.Struct, array_like=True):
 
 
 class Hello(msgspec.Struct, tag="hello"):
-    """The first message of a manager. A map, not an array, and never changed: see the module's rule."""
+    """The first message of a manager. A map, not an array: see the module's rule.
+
+    ``nodes`` and ``memory_mb`` are what it has for attempts that need some, ``left_s`` the seconds until its block ends
+    (None: not known).
+    """
 
     protocol: int
     flowcore: str
@@ -81,19 +138,27 @@ class Hello(msgspec.Struct, tag="hello"):
     block_id: str
     hostname: str
     slots: int
+    nodes: int = 0
+    memory_mb: float = 0.0
+    left_s: float | None = None
 
 
 class Refused(msgspec.Struct, tag="refused"):
-    """The interchange will not work with this manager; ``reason`` names both sides. Never changed either."""
+    """The interchange will not work with this manager; ``reason`` names both sides."""
 
     reason: str
 
 
 class Tasks(msgspec.Struct, array_like=True, tag="T"):
-    """Attempts, with the functions that the receiver does not have yet, by content hash."""
+    """Attempts, with the functions that the receiver does not have yet, by content hash.
+
+    From a manager: it gives them back, and has not begun them. To a worker, ``epoch`` is that of the tokens with which
+    it may begin them (:mod:`flowcore_executor_htex.tokens`).
+    """
 
     tasks: list[TaskItem]
     functions: dict[bytes, bytes] = {}
+    epoch: int = 0
 
 
 class Results(msgspec.Struct, array_like=True, tag="R"):
@@ -199,9 +264,17 @@ def check_payload(message: Message, payload: Sequence[Any]) -> None:
         raise BadMessage(f"{type(message).__name__} came with {len(payload)} payload frames, it says {expected}")
 
 
-def hello(manager_id: str, block_id: str, hostname: str, slots: int) -> Hello:
+def hello(
+    manager_id: str,
+    block_id: str,
+    hostname: str,
+    slots: int,
+    nodes: int = 0,
+    memory_mb: float = 0.0,
+    left_s: float | None = None,
+) -> Hello:
     """Return the greeting of a manager of this version."""
-    return Hello(PROTOCOL, __version__, PYTHON, manager_id, block_id, hostname, slots)
+    return Hello(PROTOCOL, __version__, PYTHON, manager_id, block_id, hostname, slots, nodes, memory_mb, left_s)
 
 
 def refusal(greeting: Hello) -> str | None:

@@ -43,15 +43,20 @@ class Gate:
         from zmq.utils import z85
 
         self._allowed = z85.decode(client_public_key.encode())
-        self.refused = 0
         self.socket: zmq.Socket[bytes] = context.socket(zmq.REP)
         self.socket.linger = 0
         self.socket.bind(ZAP_ADDRESS)
 
-    def answer(self) -> None:
-        """Answer the requests that are there."""
+    def answer(self) -> list[str]:
+        """Answer the requests that are there; return the addresses of the clients that were refused."""
+        refused = []
         while wire.waiting(self.socket):
-            self.socket.send_multipart(self.reply(self.socket.recv_multipart(zmq.NOBLOCK)))
+            request = self.socket.recv_multipart(zmq.NOBLOCK)
+            reply = self.reply(request)
+            self.socket.send_multipart(reply)
+            if reply[2] != b"200":
+                refused.append(request[3].decode(errors="replace") if len(request) > 3 else "?")
+        return refused
 
     def reply(self, request: list[bytes]) -> list[bytes]:
         """Return the reply to one request: version, id, status code, text, user, metadata."""
@@ -61,6 +66,5 @@ class Gate:
         credential = request[6] if len(request) > 6 else b""
         good = mechanism == b"CURVE" and len(credential) == _Z85_KEY_BYTES and credential == self._allowed
         if not good:
-            self.refused += 1
             return [version, request_id, b"400", b"not a client of this run", b"", b""]
         return [version, request_id, b"200", b"OK", b"run", b""]

@@ -11,10 +11,19 @@ from pathlib import Path
 import msgspec
 
 
-class InterchangeSettings(msgspec.Struct, frozen=True):
+class _Settings(msgspec.Struct, frozen=True):
+    """Settings that may be printed: without the keys."""
+
+    def __repr__(self) -> str:
+        shown = ((name, getattr(self, name)) for name in self.__struct_fields__ if not name.endswith("_key"))
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in shown)})"
+
+
+class InterchangeSettings(_Settings, frozen=True):
     """What the interchange is told. Times are in seconds; empty keys mean no encryption.
 
-    With ``local_path``, managers of this host come through a Unix socket there, and no port is opened.
+    With ``local_path``, managers of this host come through a Unix socket there, and no port is opened. ``selection`` is
+    the policy's name, of :mod:`flowcore_executor_htex.selection`.
     """
 
     worker_address: str
@@ -23,6 +32,8 @@ class InterchangeSettings(msgspec.Struct, frozen=True):
     heartbeat_threshold: float
     log_file: str
     debug: bool
+    selection: str = "round-robin"
+    sys_path: tuple[str, ...] = ()
     public_key: str = ""
     secret_key: str = ""
     client_public_key: str = ""
@@ -35,8 +46,11 @@ class Listening(msgspec.Struct, frozen=True):
     error: str = ""
 
 
-class ManagerSettings(msgspec.Struct, frozen=True):
-    """What a manager is told. Times are in seconds; empty keys mean no encryption."""
+class ManagerSettings(_Settings, frozen=True):
+    """What a manager is told. Times are in seconds; empty keys mean no encryption.
+
+    ``store`` is the folder for large arguments and results on this host; without one they travel with their messages.
+    """
 
     addresses: tuple[str, ...]
     port: int
@@ -54,15 +68,19 @@ class ManagerSettings(msgspec.Struct, frozen=True):
     log_dir: str
     debug: bool
     sys_path: tuple[str, ...]
+    store: str = ""
+    walltime_s: float | None = None
+    mpi_mode: bool = False
+    mpi_launcher: str = "mpiexec"
     server_public_key: str = ""
     public_key: str = ""
     secret_key: str = ""
 
 
 def write(path: Path, settings: ManagerSettings) -> None:
-    """Write settings to a new file that only this user can read."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(fd, "wb") as file:
+    """Write settings to a new file that only this user can read; one that is there is removed, not written to."""
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         file.write(msgspec.json.encode(settings))
 
 

@@ -26,12 +26,14 @@ from flowcore.plugins.api import (
     BadMessage,
     DeserializationError,
     ManagerLost,
+    UnsupportedResource,
     WorkerLost,
 )
 from flowcore_executor_htex import protocol
 from flowcore_executor_htex.functions import FunctionCache
 from flowcore_executor_htex.link import Link
-from flowcore_executor_htex.protocol import ResultItem, TaskItem
+from flowcore_executor_htex.protocol import Needs, ResultItem, TaskItem
+from flowcore_executor_htex.store import LARGE, Store
 from flowcore_executor_htex.worker import NONE
 
 logger = logging.getLogger("flowcore_executor_htex.executor")
@@ -56,23 +58,29 @@ class Connection:
     """The link to an interchange on this host.
 
     Args:
+        label: the executor's, for errors.
         link: to the interchange, which is ready.
         report: takes results.
         on_managers: takes the interchange's reports on its managers.
         on_end: called once, from the receiving thread, when the interchange's process has ended.
+        store: where large arguments and results are, if workers are on this host.
     """
 
     def __init__(
         self,
+        label: str,
         link: Link,
         report: Callable[[Sequence[AttemptResult]], None],
         on_managers: Callable[[protocol.Managers], None],
         on_end: Callable[[], None],
+        store: Store | None = None,
     ) -> None:
+        self._label = label
         self._link = link
         self._report = report
         self._on_managers = on_managers
         self._on_end = on_end
+        self._store = store
         #: Wakes the receiving thread: to end it, or since something waits to be written.
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._lock = threading.Lock()
@@ -94,7 +102,7 @@ class Connection:
         for thread in self._threads:
             thread.start()
 
-    def submit(self, attempt: Attempt) -> None:
+    def submit(self, attempt: Attempt, needs: Needs | None = None) -> None:
         """Send an attempt, now or with others soon. From any thread.
 
         Raises:
@@ -112,14 +120,15 @@ class Connection:
                 self._new_functions[digest] = function.body
             self.outstanding[key] = digest
             items = self._items
-            items.append(TaskItem(key, digest, body, len(frames)))
-            if frames:
-                self._frames += frames
+            if frames or len(body) >= LARGE:
+                items.append(self._large(key, digest, body, frames, needs))
+            else:
+                items.append(TaskItem(key, digest, body, 0, None, needs))
             if self._receiver == threading.get_ident() and len(items) < BATCH:
                 return  # it leaves when all results at hand have been taken in
             if (
                 len(items) >= BATCH
-                or frames
+                or self._frames
                 or len(self.outstanding) < FEW
                 or time.perf_counter() - self._flushed_at > LINGER_S
             ):
@@ -127,6 +136,16 @@ class Connection:
             elif not self._sending:
                 self._sending = True
                 self._wake.set()
+
+    def _large(
+        self, key: int, digest: bytes, body: bytes, frames: Sequence[memoryview], needs: Needs | None
+    ) -> TaskItem:
+        # With the lock held.
+        parts = [body, *frames]
+        stored = None if self._store is None else self._store.put(key, parts)
+        if stored is None:
+            self._frames += parts
+        return TaskItem(key, digest, b"", 0 if stored else len(parts), stored, needs)
 
     def cancel(self, key: int) -> bool:
         """Drop an attempt: a waiting one does not start, a running one is interrupted where that is possible.
@@ -139,6 +158,8 @@ class Connection:
             if digest is None:
                 return False
             self._functions.release(digest)
+            if self._store is not None:
+                self._store.release(key, read=False)
             self._flush()
             self._write(protocol.encode_header(protocol.Cancel([key])))
             return True
@@ -189,8 +210,12 @@ class Connection:
             return
         waited = self._link.has_unsent
         self._link.send(header, frames)
-        if self._link.has_unsent and not waited:
-            os.eventfd_write(self._bell, 1)
+        if self._link.has_unsent:
+            if frames:
+                # An argument is sent as it was when the app was called.
+                self._link.own_unsent()
+            if not waited:
+                os.eventfd_write(self._bell, 1)
 
     def _send_late(self) -> None:
         while not self._closed:
@@ -247,6 +272,9 @@ class Connection:
                 self._take_results(message.results, payload, results)
             elif isinstance(message, protocol.Managers):
                 self._on_managers(message)
+                if self._store is not None:
+                    with self._lock:
+                        self._store.sweep(self.outstanding)
         if results:
             self._report(results)
             with self._lock:
@@ -269,11 +297,13 @@ class Connection:
                 self._functions.release(digest)
                 result = AttemptResult(key >> _TRY_BITS, key & 0xFFFF)
                 body = item.body
+                if self._store is not None:
+                    self._store.release(key, read=item.kind in (protocol.VALUE, protocol.ERROR))
                 if item.kind == protocol.VALUE:
                     if body != NONE:
-                        _set_value(result, body, frames)
+                        self._set_value(result, item, frames)
                 else:
-                    result.error = _error(item)
+                    result.error = self._error(item, frames)
                     result.where = item.where
                 results.append(result)
 
@@ -283,28 +313,41 @@ class Connection:
         if forgotten:
             self._write(protocol.encode_header(protocol.Forget(forgotten)))
 
+    # --- results
 
-def _set_value(result: AttemptResult, body: bytes, frames: Sequence[Any]) -> None:
-    try:
-        result.value = serialize.loads(body, frames)
-    except Exception as problem:  # noqa: BLE001 - loading runs the result's own code
-        result.error = DeserializationError(
-            f"the result of the task cannot be loaded here: {type(problem).__name__}: {problem}. Its class must be "
-            "importable in this process too"
-        )
-        result.error.__cause__ = problem
+    def _set_value(self, result: AttemptResult, item: ResultItem, frames: Sequence[Any]) -> None:
+        try:
+            result.value = self._load(item, frames, serialize.loads)
+        except BaseException as problem:  # noqa: BLE001 - loading runs the result's own code
+            result.error = DeserializationError(
+                f"the result of the task cannot be loaded here: {type(problem).__name__}: {problem}. Its class must be "
+                "importable in this process too"
+            )
+            result.error.__cause__ = problem
 
+    def _load(self, item: ResultItem, frames: Sequence[Any], load: Callable[[Any, Sequence[Any]], Any]) -> Any:
+        if item.stored is not None:
+            if self._store is None:
+                raise OSError(f"the result is in {item.stored.name!r}, and there is no store")
+            return self._store.fetch(item.stored, load)
+        return load(item.body, ()) if item.body else load(frames[0], frames[1:])
 
-def _error(item: ResultItem) -> BaseException:
-    if item.kind == protocol.ERROR:
-        return serialize.loads_exception(item.body)
-    if item.kind == protocol.WORKER_LOST:
-        return WorkerLost(*msgspec.msgpack.decode(item.body))
-    if item.kind == protocol.MANAGER_LOST:
-        return ManagerLost(*msgspec.msgpack.decode(item.body))
-    if item.kind == protocol.TIMED_OUT:
-        return AppTimeout(
-            "the app ran longer than its walltime without returning to the interpreter, or raised SIGALRM itself; its "
-            "worker was ended and replaced"
-        )
-    return BadMessage(f"a result of the unknown kind {item.kind}")
+    def _error(self, item: ResultItem, frames: Sequence[Any]) -> BaseException:
+        if item.kind == protocol.ERROR:
+            try:
+                error: BaseException = self._load(item, frames, lambda body, _: serialize.loads_exception(body))
+            except OSError as problem:
+                error = DeserializationError(f"the exception of the task cannot be read: {problem}")
+            return error
+        if item.kind == protocol.WORKER_LOST:
+            return WorkerLost(*msgspec.msgpack.decode(item.body))
+        if item.kind == protocol.MANAGER_LOST:
+            return ManagerLost(*msgspec.msgpack.decode(item.body))
+        if item.kind == protocol.UNFIT:
+            return UnsupportedResource(self._label, item.body.decode(errors="replace"))
+        if item.kind == protocol.TIMED_OUT:
+            return AppTimeout(
+                "the app ran longer than its walltime without returning to the interpreter, or raised SIGALRM itself; "
+                "its worker was ended and replaced"
+            )
+        return BadMessage(f"a result of the unknown kind {item.kind}")

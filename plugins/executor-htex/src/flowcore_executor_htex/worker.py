@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any
 
@@ -27,6 +27,8 @@ from flowcore import serialize, walltime
 from flowcore.errors import ExecutorError, describe
 from flowcore_executor_htex import protocol
 from flowcore_executor_htex.link import Inbox, pack
+from flowcore_executor_htex.store import LARGE, put_result, read
+from flowcore_executor_htex.tokens import Claims
 
 _PR_SET_PDEATHSIG = 1
 #: Seconds that a call has to end after its walltime, before the worker ends instead.
@@ -37,16 +39,20 @@ OVERRUN_SIGNAL = signal.SIGALRM
 OVERRUN_S = 2.0
 #: Names what a worker calls before its first attempt: ``module:function``, several with commas between them.
 STARTUP = "FLOWCORE_WORKER_STARTUP"
+#: Names a second beginning for the environment variables of single attempts, in place of ``FLOWCORE_``.
+ALSO_NAMED = "FLOWCORE_WORKER_ALSO_NAMED"
 #: The pickled None, which most tasks without a result return.
 NONE = pickle.dumps(None, 5)
 
 
 class Setup(msgspec.Struct):
-    """The first message to a worker: who it is, and where its modules are."""
+    """The first message to a worker: who it is, where its modules are, its pipe of tokens and the run's store."""
 
     where: str
     sys_path: list[str]
     cpus: list[int] = []
+    tokens: int = -1
+    store: str = ""
 
 
 class _Retired(Exception):
@@ -74,6 +80,9 @@ class Worker:
         self._functions: dict[bytes, Callable[..., Any]] = {}
         self._sources: dict[bytes, bytes] = {}
         self._where = ""
+        self._cpus: list[int] = []
+        self._store = ""
+        self._claims = Claims(-1)
         self._broken: ExecutorError | None = None
 
     def run(self) -> None:
@@ -88,6 +97,8 @@ class Worker:
                     self._sources.update(message.functions)
                     position = 0
                     for item in message.tasks:
+                        if not self._claims.claim(message.epoch):
+                            break  # they were taken back
                         self._attempt(item, frames[position : position + item.frames])
                         position += item.frames
                 elif isinstance(message, protocol.Forget):
@@ -98,6 +109,9 @@ class Worker:
     def _set_up(self, header: bytes) -> None:
         setup = msgspec.msgpack.decode(header, type=Setup)
         self._where = setup.where
+        self._cpus = setup.cpus
+        self._store = setup.store
+        self._claims = Claims(setup.tokens)
         if setup.cpus:
             # Before anything that makes threads of its own is imported: they inherit it.
             os.sched_setaffinity(0, setup.cpus)
@@ -106,15 +120,16 @@ class Worker:
         self._broken = _start_up(os.environ.get(STARTUP, ""))
         self._send(protocol.encode_header(protocol.Heartbeat()), [])
 
-    def _attempt(self, item: protocol.TaskItem, frames: list[bytes]) -> None:
+    def _attempt(self, item: protocol.TaskItem, frames: list[bytearray]) -> None:
         began = time.perf_counter()
         buffers: list[memoryview] = []
         kind = protocol.VALUE
+        place = None if item.place is None else _Placed(item.place)
         try:
             if self._broken is not None:
                 raise self._broken.with_traceback(None)
             function = self._functions.get(item.function) or self._load(item.function)
-            args, kwargs = pickle.loads(item.body, buffers=frames)
+            args, kwargs = self._arguments(item, frames)
             value = function(*args, **kwargs)
             body = NONE if value is None else serialize.dumps(value, buffers, what="the result of the app")
             # A task's objects must not live on while the next one runs.
@@ -126,22 +141,76 @@ class Worker:
             buffers = []
             body = serialize.dumps_exception(error, _text(error))
         duration_us = int((time.perf_counter() - began) * 1e6)
+        if place is not None:
+            place.undo(self._cpus)
         where = self._where if kind == protocol.ERROR else None
         result = protocol.ResultItem(item.key, kind, body, len(buffers), duration_us, where)
-        self._send(protocol.encode_header(protocol.Results([result])), buffers)
+        if buffers or len(body) >= LARGE:
+            self._send_large(result, buffers)
+        else:
+            self._send(protocol.encode_header(protocol.Results([result])), [])
         if kind == protocol.ERROR and walltime.still_running(UNWIND_S):
             # What still runs would share the process with all that follows.
             self._send(protocol.encode_header(protocol.Stop("a call that overran its walltime does not end")), [])
             raise _Retired
+
+    def _arguments(self, item: protocol.TaskItem, frames: list[bytearray]) -> Any:
+        if item.body:
+            return pickle.loads(item.body)
+        if item.stored is not None:
+            return read(self._store, item.stored, _loads)
+        return _loads(frames[0], frames[1:])
+
+    def _send_large(self, result: protocol.ResultItem, buffers: list[memoryview]) -> None:
+        parts: list[bytes | memoryview] = [result.body, *buffers]
+        result.body = b""
+        result.stored = put_result(self._store, result.key, parts) if self._store else None
+        if result.stored is not None:
+            parts = []
+        result.frames = len(parts)
+        self._send(protocol.encode_header(protocol.Results([result])), parts)
 
     def _load(self, function: bytes) -> Callable[..., Any]:
         loaded = serialize.loads_callable(self._sources[function], self._where)
         self._functions[function] = loaded
         return loaded
 
-    def _send(self, header: bytes, frames: list[memoryview]) -> None:
+    def _send(self, header: bytes, frames: Sequence[bytes | memoryview]) -> None:
         for buffer in pack(header, frames):
             self._socket.sendall(buffer)
+
+
+def _loads(body: Any, buffers: Sequence[bytearray]) -> Any:
+    return pickle.loads(body, buffers=buffers)
+
+
+class _Placed:
+    """What was changed for an attempt with a place, until it ends."""
+
+    def __init__(self, place: protocol.Place) -> None:
+        prefix = os.environ.get(ALSO_NAMED, "")
+        variables = dict(place.variables)
+        if prefix:
+            variables |= {
+                prefix + name.removeprefix("FLOWCORE_"): value
+                for name, value in place.variables.items()
+                if name.startswith("FLOWCORE_")
+            }
+        self._before = {name: os.environ.get(name) for name in variables}
+        self._bound = bool(place.cpus)
+        os.environ.update(variables)
+        if place.cpus:
+            os.sched_setaffinity(0, place.cpus)
+
+    def undo(self, cpus: Sequence[int]) -> None:
+        """Set everything back; ``cpus`` are the worker's own hardware threads."""
+        for name, value in self._before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        if self._bound:
+            os.sched_setaffinity(0, cpus)
 
 
 def _end_overrunning(walltime_s: float | None) -> None:
