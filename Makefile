@@ -83,6 +83,7 @@ test: $(VENV)/.dev
 	    if "$$@"; then result=passed; else result=FAILED; failed=1; fi; \
 	    summary+="$$(printf '%-7s %s' "$$result" "$$name")"$$'\n'; \
 	}; \
+	step 'programs that tests need' tests/servers/install; \
 	step 'ruff' $(BIN)/ruff check .; \
 	step 'ruff format' $(BIN)/ruff format --check .; \
 	step 'mypy --strict' env $(MYPY); \

@@ -80,8 +80,7 @@ class BashCommand:
                     stderr_path, stderr_start = path, stream.tell() if stream is not None else 0
                 elif stream is not None:
                     # As the reference: what is run stands in the log.
-                    header = f"--> executable follows <--\n{command}\n--> end executable <--\n"
-                    _note(stream, header)
+                    _write_header(name, path, stream, command)
             code = self._run(command, streams["stdout"], streams["stderr"], walltime)
         except AppTimeout as error:
             _note_command(error, command)
@@ -158,9 +157,14 @@ def _note_command(error: Exception, command: str) -> None:
     error.add_note(f"flowcore: the command line was: {shown}")
 
 
-def _note(stream: IO[bytes], text: str) -> None:
-    stream.write(text.encode())
-    stream.flush()
+def _write_header(name: str, path: str | None, stream: IO[bytes], command: str) -> None:
+    try:
+        # Unbuffered: what a full disk does not take must not be tried again when it is closed.
+        text = f"--> executable follows <--\n{command}\n--> end executable <--\n".encode()
+        while text:
+            text = text[os.write(stream.fileno(), text) :]
+    except OSError as error:
+        raise BadStdStreamFile(f"{name}={path!r} cannot be written: {error}") from error
 
 
 def _open(name: str, target: Any) -> tuple[IO[bytes] | None, str | None]:

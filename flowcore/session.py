@@ -303,7 +303,9 @@ class DataFlowKernel:
     def _close_log(self) -> None:
         if self._log_handler is not None:
             logging.getLogger("flowcore").removeHandler(self._log_handler)
-            self._log_handler.close()
+            # What a full disk did not take is lost; the run has ended all the same.
+            with contextlib.suppress(OSError):
+                self._log_handler.close()
 
     def _make_hooks(self) -> HookManager:
         implementations, problems = registry.load_all("hooks")

@@ -321,6 +321,8 @@ class Kernel:
         label = task.executor
         assert label is not None
         spec = task.spec
+        if task.try_id and self.executors[label].bad_state_is_set:
+            label = task.executor = self._choose(spec.app)
         attempt = Attempt(
             task.id, task.try_id, spec.app.name, task.func, task.args, task.kwargs, spec.resource_specification
         )
@@ -537,9 +539,14 @@ class Kernel:
     def _choose(self, app: AppInfo) -> str:
         if app.kind == "join":
             return INTERNAL
-        if app.executors is None:
-            return self._lone or random.choice(self._labels)  # noqa: S311 - spreads load, no secret
-        return app.executors[0] if len(app.executors) == 1 else random.choice(app.executors)  # noqa: S311
+        if self._lone and app.executors is None:
+            return self._lone
+        labels = self._labels if app.executors is None else app.executors
+        label = random.choice(labels)  # noqa: S311 - spreads load, no secret
+        if len(labels) > 1 and self.executors[label].bad_state_is_set:
+            # An attempt there would fail at once: while another one works, it goes to that.
+            label = random.choice([one for one in labels if not self.executors[one].bad_state_is_set] or labels)  # noqa: S311
+        return label
 
     def _name_logs(self, task: Task) -> None:
         kwargs = task.spec.kwargs

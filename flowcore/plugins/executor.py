@@ -135,6 +135,11 @@ class Executor(ABC):
         """Number of attempts that were submitted and not yet reported."""
         return 0
 
+    @property
+    def bad_state_is_set(self) -> bool:
+        """Whether the executor is broken for good; the kernel chooses another one then, where an app has several."""
+        return False
+
     @abstractmethod
     def shutdown(self) -> None:
         """Give all resources back: threads joined, processes ended, sockets closed.

@@ -130,9 +130,33 @@ def test_heartbeats_keep_a_manager_and_are_answered() -> None:
     dispatcher = Dispatcher(10)
     join(dispatcher, "m", now=0)
     answer = dispatcher.from_manager(b"m", protocol.Heartbeat(), [], 8)
-    assert [protocol.decode(frames[0]) for _, frames in answer] == [protocol.Heartbeat()]
+    assert [protocol.decode(frames[0]) for _, frames in answer] == [protocol.Heartbeat(1)]
     assert dispatcher.tick(17) == []
     assert b"m" in dispatcher.managers
+
+
+def test_heartbeats_tell_of_messages_that_were_lost() -> None:
+    dispatcher = Dispatcher(10)
+    join(dispatcher, "m")
+    dispatcher.from_executor(tasks(1, 2), [])
+    dispatcher.from_manager(b"m", results(1), [], 1)
+    [(_, frames)] = dispatcher.from_manager(b"m", protocol.Heartbeat(1), [], 2)
+    assert protocol.decode(frames[0]) == protocol.Heartbeat(2), "a heartbeat, and the tasks"
+    out = sent(dispatcher.from_manager(b"m", protocol.Heartbeat(4), [], 3))
+    assert [(r.key, r.kind) for r in out[None][0].results] == [(2, protocol.MANAGER_LOST)]
+    assert b"2 of its messages were lost" in out[None][0].results[0].body
+    assert out[b"m"][0].again, "another manager is to take its place"
+    assert dispatcher.managers == {}
+
+
+def test_a_manager_that_a_message_does_not_reach_is_lost() -> None:
+    dispatcher = Dispatcher(10)
+    join(dispatcher, "m")
+    dispatcher.from_executor(tasks(1), [])
+    [lost] = sent(dispatcher.unreachable(b"m"))[None][0].results
+    assert lost.kind == protocol.MANAGER_LOST
+    assert b"its connection is gone" in lost.body
+    assert dispatcher.unreachable(b"m") == []
 
 
 def test_a_cancelled_task_that_waits_never_starts() -> None:
@@ -301,10 +325,10 @@ def test_a_place_for_what_is_set_aside_by_priority() -> None:
 @pytest.mark.parametrize(
     ("needs", "text"),
     [
-        ({"slots": 3}, "needs 3 workers' cores, and host has 2"),
-        ({"memory_mb": 2000.0}, "needs 2000 MB of memory, and host has 1000"),
-        ({"nodes": 5}, "needs 5 nodes, and host has 4"),
-        ({"running_time_s": 100.0}, "needs 100 s of running time, and host has 60"),
+        ({"slots": 3}, "needs the cores of 3 workers, and block 0 has 2, on host"),
+        ({"memory_mb": 2000.0}, "needs 2000 MB of memory, and block 0 has 1000, on host"),
+        ({"nodes": 5}, "needs 5 nodes, and block 0 has 4, on host"),
+        ({"running_time_s": 100.0}, "needs 100 s of running time, and block 0 has 60, on host"),
     ],
 )
 def test_what_can_never_be_had_is_said(needs: dict[str, Any], text: str) -> None:

@@ -13,6 +13,7 @@ import types
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 import flowcore
@@ -22,6 +23,7 @@ from flowcore.errors import (
     ExecutorError,
     NoKernelError,
     SerializationError,
+    WorkerLost,
 )
 from flowcore.executors import HighThroughputExecutor
 from flowcore.testing.waiting import eventually as until
@@ -271,6 +273,27 @@ def test_cancelling_a_waiting_and_a_running_task(load: Load, tmp_path: Path) -> 
     assert running.cancel(), "its worker is ended and replaced"
     assert double(2).result(timeout=30) == 4
     assert not os.path.exists(second_mark)
+
+
+def test_what_a_dead_worker_had_started_is_ended(load: Load, tmp_path: Path) -> None:
+    @flowcore.python_app
+    def start_and_die(mark: str) -> None:
+        import os
+        import pathlib
+        import subprocess
+        import time
+
+        child = subprocess.Popen(["sh", "-c", f"echo $$ >{mark}; exec sleep 1000"], start_new_session=True)
+        while not pathlib.Path(mark).exists() or not pathlib.Path(mark).read_text().strip():
+            time.sleep(0.01)
+        assert child.poll() is None
+        os.kill(os.getpid(), 9)
+
+    load()
+    mark = tmp_path / "pid"
+    with pytest.raises(WorkerLost):
+        start_and_die(str(mark)).result(timeout=30)
+    until(lambda: not psutil.pid_exists(int(mark.read_text())), what="the end of its command")
 
 
 def test_what_is_connected_is_told(load: Load) -> None:

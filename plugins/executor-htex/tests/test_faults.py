@@ -28,6 +28,8 @@ from flowcore.errors import (
 from flowcore.testing.waiting import eventually as until
 
 Load = Callable[..., flowcore.DataFlowKernel]
+#: Looks at blocks so often that a test of a block that fails need not wait.
+EAGER = {"strategy_period": 0.2}
 
 
 @flowcore.python_app
@@ -211,7 +213,7 @@ def test_a_killed_interchange_fails_everything_at_once(load: Load, tmp_path: Pat
 
 
 def test_a_block_whose_worker_init_fails_says_so(load: Load) -> None:
-    load(provider={"plugin": "local", "worker_init": "echo no such module >&2; exit 7"})
+    load(provider={"plugin": "local", "worker_init": "echo no such module >&2; exit 7"}, config=EAGER)
     with pytest.raises(BlocksFailed) as caught:
         double(1).result(timeout=30)
     text = str(caught.value)
@@ -222,13 +224,14 @@ def test_a_block_whose_worker_init_fails_says_so(load: Load) -> None:
 def test_a_block_without_flowcore_says_so(load: Load, tmp_path: Path) -> None:
     bare = tmp_path / "bare"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(bare)], check=True, timeout=60)
-    load(launch_cmd=f"exec {bare}/bin/python -m flowcore_executor_htex.manager {{settings}} --block-id {{block_id}}")
+    command = f"exec {bare}/bin/python -m flowcore_executor_htex.manager {{settings}} --block-id {{block_id}}"
+    load(launch_cmd=command, config=EAGER)
     with pytest.raises(BlocksFailed, match="No module named 'flowcore_executor_htex'|Error while finding module"):
         double(1).result(timeout=30)
 
 
 def test_a_node_without_room_for_a_worker_says_so(load: Load) -> None:
-    load(mem_per_worker=1e6)
+    load(mem_per_worker=1e6, config=EAGER)
     with pytest.raises(BlocksFailed, match=r"a worker needs mem_per_worker=1e\+06: there is room for none"):
         double(1).result(timeout=30)
 
@@ -242,7 +245,7 @@ def test_an_address_that_no_manager_reaches_says_so(load: Load, tmp_path: Path) 
     )
     manager = "{python} -P -m flowcore_executor_htex.manager {settings} --block-id {block_id}"
     command = f"{{python}} {tmp_path}/mislead.py {{settings}}; exec {manager}"
-    load(launch_cmd=command, address_probe_timeout=0.5, address="127.0.0.1")
+    load(launch_cmd=command, address_probe_timeout=0.5, address="127.0.0.1", config=EAGER)
     with pytest.raises(BlocksFailed, match=r"the interchange cannot be reached from .*127\.0\.0\.9.*address="):
         double(1).result(timeout=30)
 

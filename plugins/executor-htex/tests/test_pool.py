@@ -207,6 +207,18 @@ def test_attempts_have_nodes_for_themselves() -> None:
     assert given(pool) == {0: [4]}
 
 
+def test_what_is_taken_back_before_it_began_gives_its_nodes_and_workers_back() -> None:
+    pool = Pool(3, nodes=["n2", "n10", "n1"])
+    demanding(pool, 1, nodes=3, slots=2)
+    assert given(pool) == {0: [1]}
+    pool.ready(2, 0.0)
+    assert pool.stuck(0.0) == [0]
+    pool.taken_back(0, 1, 0.0)
+    assert not any(slot.lent for slot in pool.slots)
+    assert given(pool) == {2: [1]}
+    assert pool.slots[2].nodes == ["n2", "n10", "n1"], "the scheduler's order is kept"
+
+
 def test_cancelling_names_the_workers_that_have_it_waiting() -> None:
     pool = started(2)
     warm(pool, 10)

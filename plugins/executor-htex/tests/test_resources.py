@@ -66,7 +66,9 @@ def test_what_is_no_resource_is_refused_at_once(load: Load, specification: dict[
 
 def test_more_than_a_node_has_is_refused_by_the_first_manager(load: Load) -> None:
     load()
-    with pytest.raises(UnsupportedResource, match="'htex'.*the attempt needs 3 workers' cores, and .* has 2"):
+    with pytest.raises(
+        UnsupportedResource, match="'htex'.*the task needs the cores of 3 workers, and block 0 has 2, on"
+    ):
         look(resource_specification={"cores": 3}).result(timeout=WAIT_S)
 
 
@@ -146,7 +148,7 @@ def test_a_task_that_needs_longer_than_a_block_has_is_refused(load: Load) -> Non
         look(resource_specification={"running_time_min": 60}).result(timeout=WAIT_S)["FLOWCORE_RUNNING_TIME_MIN"]
         == "60"
     )
-    with pytest.raises(UnsupportedResource, match=r"needs 3600 s of running time, and .* has [56]\d\d"):
+    with pytest.raises(UnsupportedResource, match=r"needs 3600 s of running time, and block 0 has [56]\d\d"):
         look(resource_specification={"running_time_min": 3600}).result(timeout=WAIT_S)
 
 

@@ -21,6 +21,10 @@ from flowcore_executor_htex.selection import RoundRobin, SelectionPolicy
 
 #: Attempts in one message to a manager at most.
 BATCH = 256
+#: Attempts in one message at least, if there are as many and they are short: a manager asks for so many times its slots
+#: then (:attr:`flowcore_executor_htex.pool.Pool.capacity`).
+PACKET = 16
+SHORT = 8
 #: Managers that are looked at for an attempt that needs more than a free worker.
 LOOK_AT = 64
 #: Such attempts that are set aside at a time, while there is no place for them; more wait in the queue.
@@ -59,6 +63,9 @@ class Manager:
     needs: dict[int, Needs] = attrs.field(factory=dict)
     functions: set[bytes] = attrs.field(factory=set)
     held: bool = False
+    #: Messages to it and from it since its greeting.
+    sent: int = 0
+    received: int = 0
 
     def __attrs_post_init__(self) -> None:
         self.memory_mb = self.total_memory_mb
@@ -109,13 +116,14 @@ class Manager:
     def lacks(self, needs: Needs) -> str | None:
         """Return what its like will never have of such needs; None if nothing."""
         for wanted, there, what in (
-            (needs.slots, self.slots, "{} workers' cores"),
+            (needs.slots, self.slots, "the cores of {} workers"),
             (needs.nodes, self.total_nodes, "{} nodes"),
             (needs.memory_mb, self.total_memory_mb, "{:g} MB of memory"),
             (needs.running_time_s, self.left_s, "{:g} s of running time"),
         ):
             if wanted > there:
-                return f"the attempt needs {what.format(wanted)}, and {self.hostname} has {there:g}"
+                has = f"{there:.0f}, on {self.hostname}"
+                return f"the task needs {what.format(wanted)}, and block {self.block_id} has {has}"
         return None
 
 
@@ -240,17 +248,23 @@ class Dispatcher:
             manager = self.managers[identity]
             for key in theirs:
                 manager.drop(key)
-            outputs.append((identity, protocol.encode(protocol.Cancel(theirs))))
+            outputs.append(self._to(manager, protocol.Cancel(theirs)))
             self._update_ready(manager)
         return outputs + self._dispatch()
+
+    @staticmethod
+    def _to(manager: Manager, message: protocol.Message, payload: Sequence[Any] = ()) -> Output:
+        manager.sent += 1
+        return manager.identity, protocol.encode(message, payload)
 
     def _forget(self, functions: Sequence[bytes]) -> list[Output]:
         outputs: list[Output] = []
         for function in functions:
             self._functions.pop(function, None)
             for identity in self._knowers.pop(function, ()):
-                self.managers[identity].functions.discard(function)
-                outputs.append((identity, protocol.encode(protocol.Forget([function]))))
+                manager = self.managers[identity]
+                manager.functions.discard(function)
+                outputs.append(self._to(manager, protocol.Forget([function])))
         return outputs
 
     # --- from managers
@@ -261,6 +275,13 @@ class Dispatcher:
         reason = protocol.refusal(greeting)
         if reason is None and not 1 <= greeting.slots <= MAX_SLOTS:
             reason = f"the manager on {greeting.hostname} says that it has {greeting.slots} workers"
+        left_s = float("inf") if greeting.left_s is None else greeting.left_s
+        # Not "below 0": that is false of what is not a number, too.
+        if reason is None and not (greeting.nodes >= 0 and greeting.memory_mb >= 0 and left_s >= 0):
+            reason = (
+                f"the manager on {greeting.hostname} says that it has {greeting.nodes} nodes, "
+                f"{greeting.memory_mb:g} MB of memory and {left_s:g} s left"
+            )
         if (
             reason is None
             and greeting.nodes
@@ -272,7 +293,6 @@ class Dispatcher:
             )
         if reason is not None:
             return [(identity, protocol.encode(protocol.Refused(reason)))]
-        left_s = float("inf") if greeting.left_s is None else greeting.left_s
         outputs = self.lose(identity, "it started again") if identity in self.managers else []
         manager = Manager(
             identity,
@@ -294,7 +314,7 @@ class Dispatcher:
         self.changed = True
         # What had no place may have one now.
         self._give_up_place()
-        return [*outputs, (identity, protocol.encode(protocol.Heartbeat())), *self._dispatch()]
+        return [*outputs, self._to(manager, protocol.Heartbeat()), *self._dispatch()]
 
     def from_manager(
         self, identity: bytes, message: protocol.Message, payload: Sequence[Any], now: float
@@ -307,16 +327,21 @@ class Dispatcher:
         manager = self.managers.get(identity)
         if manager is None:
             # It was given up; its attempts were reported as lost, and its results would be doubles.
-            return [(identity, protocol.encode(protocol.Stop("the interchange has given this manager up")))]
+            return [(identity, protocol.encode(protocol.Stop("the interchange has given this manager up", again=True)))]
         manager.last_seen = self._now = now
+        manager.received += 1
         if isinstance(message, protocol.Heartbeat):
-            return [(identity, protocol.encode(message))]
+            if message.sent != manager.received - 1:
+                lost = self.lose(identity, f"{message.sent - manager.received + 1} of its messages were lost")
+                stop = protocol.Stop("some of its messages were lost on their way", again=True)
+                return [*lost, (identity, protocol.encode(stop)), *self._dispatch()]
+            return [self._to(manager, protocol.Heartbeat(manager.sent))]
         if isinstance(message, protocol.Stop):
             return self.lose(identity, message.reason) + self._dispatch()
         if isinstance(message, protocol.Hold):
             # It drains. The answer comes behind all that it was sent: then it knows that no more will come.
             self._hold(manager)
-            return [(identity, protocol.encode(message)), *self._dispatch()]
+            return [self._to(manager, message), *self._dispatch()]
         if isinstance(message, protocol.Tasks):
             return self._take_back(manager, message, payload)
         if not isinstance(message, protocol.Results):
@@ -326,17 +351,18 @@ class Dispatcher:
         outstanding = manager.outstanding
         owner = self._owner
         wanted = message.results
-        if not all(item.key in outstanding for item in wanted):
+        keys = {item.key for item in wanted}
+        if len(keys) < len(wanted) or not keys <= outstanding:
             # Some were cancelled meanwhile: their results, and their frames, are left out.
             wanted, payload = self._without_cancelled(manager, message, payload)
+            keys = {item.key for item in wanted}
         if manager.needs:
-            for item in wanted:
-                manager.drop(item.key)
-                owner.pop(item.key, None)
+            for key in keys:
+                manager.drop(key)
         else:
-            for item in wanted:
-                outstanding.discard(item.key)
-                owner.pop(item.key, None)
+            outstanding -= keys
+        for key in keys:
+            owner.pop(key, None)
         manager.capacity = message.capacity
         if not outstanding:
             manager.idle_since = now
@@ -348,6 +374,9 @@ class Dispatcher:
         return outputs
 
     def _take_back(self, manager: Manager, message: protocol.Tasks, payload: Sequence[Any]) -> list[Output]:
+        for item in message.tasks:
+            if item.function not in self._functions:
+                raise BadMessage("it gives back an attempt with another function")
         entries: list[Entry] = []
         position = 0
         for item in message.tasks:
@@ -377,6 +406,10 @@ class Dispatcher:
                 frames += payload[position : position + item.frames]
             position += item.frames
         return items, frames
+
+    def unreachable(self, identity: bytes) -> list[Output]:
+        """A message to a manager could not be sent: it is lost, and so is whatever it was about."""
+        return self.lose(identity, "its connection is gone") if identity in self.managers else []
 
     def lose(self, identity: bytes, reason: str) -> list[Output]:
         """Give a manager up: report its attempts as lost."""
@@ -463,6 +496,9 @@ class Dispatcher:
             # Slots are shared out evenly before anything is prefetched.
             share = max(1, len(self._waiting) // len(ready))
             free = manager.free_slots
+            if manager.capacity >= SHORT * manager.slots:
+                # Short attempts are not worth a message each.
+                share = max(share, PACKET)
             count = min(BATCH, share, free if free > 0 else manager.room)
             outputs += self._give(manager, self._next(queue, count))
         if self._aside and self._kept_free is None:
@@ -512,7 +548,7 @@ class Dispatcher:
             if payload:
                 frames += payload
         self._update_ready(manager)
-        return [(identity, protocol.encode(protocol.Tasks(items, functions), frames))]
+        return [self._to(manager, protocol.Tasks(items, functions), frames)]
 
     # --- attempts that need more than a free worker
 

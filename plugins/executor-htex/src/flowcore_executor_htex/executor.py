@@ -48,7 +48,9 @@ STOP_S = 5.0
 LOOPBACK = "127.0.0.1"
 #: Tries PATH's python first where the user prepares the workers' environment, else this process's own.
 _FIND_PYTHON = (
-    'for python in {candidates}; do "$python" -P -c "import flowcore_executor_htex" 2>/dev/null && break; done\n'
+    "for python in {candidates}; do\n"
+    '    "$python" -P -c "import flowcore_executor_htex.manager" 2>/dev/null && break\n'
+    "done\n"
 )
 DEFAULT_LAUNCH_CMD = "exec {python} -P -m flowcore_executor_htex.manager {settings} --block-id {block_id}"
 
@@ -519,9 +521,9 @@ class HighThroughputExecutor(BlockExecutor):
 @attrs.frozen
 class _Keys:
     server_public: str = ""
-    server_secret: str = ""
+    server_secret: str = attrs.field(default="", repr=False)
     client_public: str = ""
-    client_secret: str = ""
+    client_secret: str = attrs.field(default="", repr=False)
 
     @classmethod
     def make(cls) -> _Keys:

@@ -22,7 +22,7 @@ import msgspec
 import zmq
 
 from flowcore.plugins.api import BadMessage
-from flowcore_executor_htex import protocol, security, selection, wire
+from flowcore_executor_htex import logs, protocol, security, selection, wire
 from flowcore_executor_htex.dispatch import Dispatcher, Output
 from flowcore_executor_htex.link import Inbox, Link, calm_collector
 from flowcore_executor_htex.settings import InterchangeSettings, Listening
@@ -36,6 +36,9 @@ ROUND = 128
 #: together, which costs a busy run no time and saves most of the hub's work.
 BUSY = 24
 REST_S = 0.0003
+#: With so many, it rests for longer: managers hold more than that.
+VERY_BUSY = 128
+LONG_REST_S = 0.001
 #: Each report to the executor is about all managers. While these come and go, reports may take this share of the last
 #: seconds; a few of them are sent at once.
 REPORT_SHARE = 0.01
@@ -122,9 +125,12 @@ class Interchange:
         self._managers.set_hwm(0)
         self._managers.linger = 1000
         self._managers.backlog = BACKLOG
+        self._managers.maxmsgsize = wire.MAX_PIECE
         self._managers.tcp_keepalive = 1
         # An unknown identity raises instead of losing the message silently.
         self._managers.router_mandatory = True
+        # A manager that connects anew while its old connection is not known to be dead must be heard.
+        self._managers.router_handover = True
         security.be_server(self._managers, settings.secret_key)
         self.port = 0
         if settings.local_path:
@@ -181,7 +187,7 @@ class Interchange:
             if self._dispatcher.changed and (now := time.monotonic()) >= self._report_at:
                 self._report(now)
             if self._moved >= BUSY:
-                time.sleep(REST_S)
+                time.sleep(LONG_REST_S if self._moved >= VERY_BUSY else REST_S)
         self._close()
 
     def _from_executor(self) -> None:
@@ -232,8 +238,8 @@ class Interchange:
             try:
                 wire.send(self._managers, [identity, *frames])
             except zmq.ZMQError as error:
-                # Its connection is gone; if it does not come back, its silence will tell.
                 self._warn_send("cannot send to %r: %s", identity, error)
+                self._send(self._dispatcher.unreachable(identity))
 
     def _report(self, now: float) -> None:
         if self._report_unsent and now - self._reported_at < REPORT_ANYWAY_S:
@@ -272,11 +278,7 @@ def main() -> int:
     if messages is None:
         return 1  # the executor is gone
     settings = msgspec.json.decode(messages[0][0], type=InterchangeSettings)
-    logging.basicConfig(
-        filename=settings.log_file,
-        level=logging.DEBUG if settings.debug else logging.INFO,
-        format="%(asctime)s %(levelname)s %(message)s",
-    )
+    logs.start(Path(settings.log_file), debug=settings.debug)
     files = raise_file_limit()
     executor = Link(sock)
     calm_collector()

@@ -7,16 +7,18 @@ so or has been silent for ``heartbeat_threshold``, and its workers end with it.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import ctypes
 import logging
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import msgspec
@@ -24,7 +26,7 @@ import psutil
 import zmq
 
 from flowcore.plugins.api import BadMessage
-from flowcore_executor_htex import mpi, needs, placement, protocol, security, wire
+from flowcore_executor_htex import logs, mpi, needs, placement, protocol, security, wire
 from flowcore_executor_htex import settings as settings_module
 from flowcore_executor_htex.link import Link, calm_collector
 from flowcore_executor_htex.pool import STUCK_S, Assignment, Pool
@@ -40,6 +42,11 @@ MAX_FAILED_STARTS = 3
 REST_S = 0.0003
 #: Seconds that workers have to end by themselves.
 GRACE_S = 3.0
+#: Managers that may follow one another in this process.
+MAX_STARTS = 100
+#: Seconds between two looks for adopted processes that have ended.
+REAP_S = 1.0
+_PR_SET_CHILD_SUBREAPER = 36
 
 
 class GiveUp(Exception):
@@ -139,6 +146,10 @@ def find_address(settings: ManagerSettings) -> str:
         time.sleep(0.1)
 
 
+class StartAgain(Exception):
+    """This manager and the interchange do not agree any more on what it has: another one is to take its place."""
+
+
 class WorkerProcess:
     """A worker, with hardware threads of its own if ``cpus`` names some, and the link to it."""
 
@@ -175,6 +186,16 @@ class WorkerProcess:
         setup = Setup(where, list(settings.sys_path), cpus, self.tokens.reader, settings.store)
         self.link.send(msgspec.msgpack.encode(setup), [])
 
+    def end(self) -> None:
+        """Kill the process and all that it started: the command of a bash_app is in a session of its own."""
+        started = []
+        with contextlib.suppress(psutil.NoSuchProcess):
+            started = psutil.Process(self.process.pid).children(recursive=True)
+        self.process.kill()
+        for process in started:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+
     def close(self) -> None:
         """Close the connection: the worker ends."""
         self.link.close()
@@ -203,13 +224,15 @@ class Manager:
     Args:
         settings: the executor's.
         block_id: the block that this node is part of.
+        stopping: set to make :meth:`run` return soon.
 
     Raises:
         GiveUp: this node has no room for a worker, or the interchange cannot be reached.
     """
 
-    def __init__(self, settings: ManagerSettings, block_id: str) -> None:
+    def __init__(self, settings: ManagerSettings, block_id: str, stopping: threading.Event) -> None:
         self._settings = settings
+        self._stopping = stopping
         self._block_id = block_id
         self._id = f"{socket.gethostname()}-{os.getpid()}"
         nodes = nodes_for_mpi(settings)
@@ -222,7 +245,7 @@ class Manager:
         self._hub = self._context.socket(zmq.DEALER)
         self._hub.set_hwm(0)
         self._hub.linger = 1000
-        self._hub.identity = f"{self._id}-{os.urandom(4).hex()}".encode()
+        self._hub.identity = f"{self._id}-{os.urandom(16).hex()}".encode()
         security.be_client(self._hub, settings.server_public_key, settings.public_key, settings.secret_key)
         if settings.local_path:
             endpoint = f"ipc://{settings.local_path}"
@@ -233,13 +256,18 @@ class Manager:
         memory_mb = 1000 * memory_gb()
         greeting = protocol.hello(self._id, block_id, socket.gethostname(), slots, len(nodes), memory_mb, left_s)
         wire.send(self._hub, protocol.encode(greeting))
+        #: Messages to the interchange and from it since then.
+        self._sent = 0
+        self._received = 0
         self._poller = zmq.Poller()
         self._poller.register(self._hub, wire.POLLIN)
         self._workers: list[WorkerProcess] = []
         self._by_fd: dict[int, WorkerProcess] = {}
         self._failed_starts = 0
         self._capacity_told = slots
-        self._stopping = False
+        self._told_to_stop = False
+        #: What the interchange is told at the end.
+        self._reason = "its block ended"
         drain_period = settings.drain_period
         #: When to take no further attempts (monotonic seconds).
         self._drain_at = float("inf") if drain_period is None else time.monotonic() + drain_period
@@ -249,24 +277,29 @@ class Manager:
             self._workers.append(self._start_worker(rank))
         logger.info("manager %s: %d workers, interchange at %s", self._id, slots, endpoint)
 
-    def stop(self) -> None:
-        """Make :meth:`run` return soon. Safe in a signal handler."""
-        self._stopping = True
+    @property
+    def _ending(self) -> bool:
+        return self._told_to_stop or self._stopping.is_set()
 
     def run(self) -> None:
         """Serve until told to stop.
 
         Raises:
             GiveUp: the interchange refuses this manager or is silent, or workers cannot start.
+            StartAgain: messages were lost, or the interchange has given this manager up.
         """
         now = time.monotonic()
         heard = now
         next_beat = now + self._settings.heartbeat_period
-        while not self._stopping:
+        next_reap = now
+        while not self._ending:
             now = time.monotonic()
+            if now >= next_reap:
+                next_reap = now + REAP_S
+                self._reap()
             if now >= next_beat:
                 next_beat = now + self._settings.heartbeat_period
-                wire.send(self._hub, protocol.encode(protocol.Heartbeat()))
+                self._send(protocol.Heartbeat(self._sent))
             if now - heard > self._settings.heartbeat_threshold:
                 raise GiveUp(f"nothing was heard of the interchange for {now - heard:.0f} s")
             wait_s = STUCK_S if self._pool.ahead else min(next_beat - now, self._drain_at - now, 1.0)
@@ -285,19 +318,23 @@ class Manager:
             capacity = self._pool.capacity
             if results or capacity != self._capacity_told:
                 self._capacity_told = capacity
-                wire.send(self._hub, protocol.encode(protocol.Results(results, capacity), payload))
+                self._send(protocol.Results(results, capacity), payload)
             if now >= self._drain_at:
                 self._drain_at = float("inf")
                 logger.info("drain_period is over: this manager takes no further attempts")
-                wire.send(self._hub, protocol.encode(protocol.Hold(self._id)))
+                self._send(protocol.Hold(self._id))
             items, frames = self._pool.all_waiting() if self._held else self._pool.surplus()
             if items:
-                wire.send(self._hub, protocol.encode(protocol.Tasks(items), frames))
+                self._send(protocol.Tasks(items), frames)
             if self._held and self._pool.empty:
                 logger.info("drained")
                 return
             if self._pool.busy:
                 time.sleep(REST_S)
+
+    def _send(self, message: protocol.Message, payload: Sequence[Any] = ()) -> None:
+        wire.send(self._hub, protocol.encode(message, payload))
+        self._sent += 1
 
     def close(self) -> None:
         """End the workers and the connection."""
@@ -310,9 +347,10 @@ class Manager:
             try:
                 worker.process.wait(max(0.01, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
-                worker.process.kill()
+                worker.end()
                 worker.process.wait()
-        wire.send(self._hub, protocol.encode(protocol.Stop("its block ended")))
+            self._end_orphans(worker.rank)
+        self._send(protocol.Stop(self._reason))
         self._hub.close()
         self._context.term()
 
@@ -327,20 +365,27 @@ class Manager:
                     raise GiveUp(f"the interchange refuses this manager: {greeting.reason}") from None
                 logger.warning("a message of the interchange is ignored: %s", error)
                 continue
-            if isinstance(message, protocol.Tasks):
+            self._received += 1
+            if isinstance(message, protocol.Heartbeat):
+                if message.sent != self._received - 1:
+                    self._reason = f"{message.sent - self._received + 1} messages to it were lost"
+                    raise StartAgain(self._reason)
+            elif isinstance(message, protocol.Tasks):
                 self._pool.add(message, [frame.buffer for frame in payload])
             elif isinstance(message, protocol.Cancel):
                 for rank in self._pool.holders(message.keys):
                     self._take_back(rank, time.monotonic())
                 for rank in self._pool.cancel(message.keys):
-                    self._workers[rank].process.kill()
+                    self._workers[rank].end()
             elif isinstance(message, protocol.Forget):
                 self._assign(self._pool.forget(message.functions))
             elif isinstance(message, protocol.Hold):
                 self._held = True
             elif isinstance(message, protocol.Stop):
+                if message.again:
+                    raise StartAgain(message.reason)
                 logger.info("told to stop: %s", message.reason)
-                self._stopping = True
+                self._told_to_stop = True
 
     def _take_back(self, rank: int, now: float) -> None:
         taken = self._workers[rank].tokens.take_back()
@@ -376,11 +421,11 @@ class Manager:
             except BadMessage as error:
                 # A task has written to its connection: nothing that comes from it can be believed any more.
                 worker.distrusted = f"ended, since what it sent is no message of a worker: {error}"
-                worker.process.kill()
+                worker.end()
                 alive = False
             if alive:
                 self._watch(worker)
-            elif not self._stopping:
+            elif not self._ending:
                 lost = self._replace(worker)
                 if lost is not None:
                     results.append(lost)
@@ -421,6 +466,28 @@ class Manager:
         self._poller.register(worker.link.socket, wire.POLLIN)
         return worker
 
+    def _end_orphans(self, rank: int) -> None:
+        """Kill processes that a dead worker has left: they are this process's children now."""
+        workers = {worker.process.pid for worker in self._workers}
+        for child in psutil.Process().children():
+            if child.pid in workers:
+                continue
+            with contextlib.suppress(psutil.Error):
+                if child.environ().get("FLOWCORE_WORKER_RANK") != str(rank):
+                    continue
+                for process in (*child.children(recursive=True), child):
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        process.kill()
+
+    def _reap(self) -> None:
+        """Take note of the end of adopted processes, which would stay zombies."""
+        workers = {worker.process.pid for worker in self._workers}
+        with contextlib.suppress(ChildProcessError):
+            while ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                if ended.si_pid in workers:
+                    return  # by its connection
+                os.waitpid(ended.si_pid, 0)
+
     def _replace(self, worker: WorkerProcess) -> protocol.ResultItem | None:
         cause = worker.cause_of_death()
         logger.info("worker %d is gone: %s", worker.rank, cause)
@@ -428,6 +495,8 @@ class Manager:
             self._failed_starts += 1
             if self._failed_starts >= MAX_FAILED_STARTS:
                 raise GiveUp(f"workers cannot start, the last one {cause}; what they printed stands above")
+        # What it had started would go on beside the next attempt, on nodes that this is given.
+        self._end_orphans(worker.rank)
         key = self._pool.lost(worker.rank)
         del self._by_fd[worker.link.socket.fileno()]
         self._poller.unregister(worker.link.socket)
@@ -451,37 +520,43 @@ def main() -> int:
     options = parser.parse_args()
     settings = settings_module.read(options.settings)
     log_dir = Path(settings.log_dir) / f"block-{options.block_id}"
-    log_dir.mkdir(parents=True, exist_ok=True)
-    logging.basicConfig(
-        filename=log_dir / f"{socket.gethostname()}-{os.getpid()}.log",
-        level=logging.DEBUG if settings.debug else logging.INFO,
-        format="%(asctime)s %(levelname)s %(message)s",
-    )
-    try:
-        manager = Manager(settings, options.block_id)
-    except GiveUp as reason:
-        logger.error("%s", reason)
-        sys.stderr.write(f"flowcore: {reason}\n")
-        return 1
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        manager.stop()
-
+    logs.start(log_dir / f"{socket.gethostname()}-{os.getpid()}.log", debug=settings.debug)
     calm_collector()
-    signal.signal(signal.SIGTERM, stop)
+    # What a worker that dies has started becomes a child of this process, which ends it.
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    stopping = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stopping.set())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A manager more often would not help: one is enough for each connection that is reset.
+    for _ in range(MAX_STARTS):
+        try:
+            serve(settings, options.block_id, stopping)
+        except StartAgain as reason:
+            logger.warning("starting again: %s", reason)
+        except GiveUp as reason:
+            logger.error("%s", reason)
+            sys.stderr.write(f"flowcore: {reason}\n")
+            return 1
+        except Exception:
+            logger.exception("the manager failed")
+            raise
+        else:
+            return 0
+    sys.stderr.write(f"flowcore: the connection to the interchange was lost {MAX_STARTS} times\n")
+    return 1
+
+
+def serve(settings: ManagerSettings, block_id: str, stopping: threading.Event) -> None:
+    """Make a manager, and run it until it ends.
+
+    Raises:
+        GiveUp, StartAgain: as :class:`Manager`.
+    """
+    manager = Manager(settings, block_id, stopping)
     try:
         manager.run()
-    except GiveUp as reason:
-        logger.error("%s", reason)
-        sys.stderr.write(f"flowcore: {reason}\n")
-        return 1
-    except Exception:
-        logger.exception("the manager failed")
-        raise
     finally:
         manager.close()
-    return 0
 
 
 if __name__ == "__main__":

@@ -103,7 +103,8 @@ class Pool:
         self.slots = [Slot(rank) for rank in range(slots)]
         self._prefetch = prefetch_capacity
         self._place_of = place_of
-        self._free_nodes = list(nodes)
+        self._nodes = list(nodes)
+        self._free_nodes = list(self._nodes)
         self._queue: deque[tuple[TaskItem, Payload]] = deque()
         #: Attempts that need more than a free worker. The interchange sends them when there is place for them.
         self._demanding: deque[tuple[TaskItem, Payload]] = deque()
@@ -217,7 +218,9 @@ class Pool:
     def _release(self, slot: Slot) -> None:
         for other in slot.borrowed:
             other.lent = False
-        self._free_nodes = sorted((*self._free_nodes, *slot.nodes))
+        # In the scheduler's order, in which neighbours are.
+        free = {*self._free_nodes, *slot.nodes}
+        self._free_nodes = [node for node in self._nodes if node in free]
         slot.borrowed, slot.nodes = [], []
 
     def holders(self, keys: Sequence[int]) -> list[int]:
@@ -232,6 +235,8 @@ class Pool:
         """
         slot = self.slots[rank]
         back = [slot.given.pop() for _ in range(min(count, len(slot.given)))][::-1]
+        if not slot.given:
+            self._release(slot)
         self._queue_again(back)
         # Until it has ended what it runs, it is given nothing.
         slot.load_us = QUEUE_US if slot.given else 0.0
@@ -342,6 +347,7 @@ class Pool:
             needs = item.needs
             assert needs is not None
             free = [s for s in self.slots if not s.given and not s.lent and not s.retiring]
+            free.sort(key=lambda slot: not slot.ready)
             if len(free) < needs.slots or len(self._free_nodes) < needs.nodes:
                 return
             self._demanding.popleft()

@@ -11,8 +11,9 @@ with defaults, and none may go: by them two ends of different versions can tell 
 from __future__ import annotations
 
 import platform
+import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -38,6 +39,11 @@ UNFIT = 5
 """No manager can ever have what the attempt needs; ``body`` is a text that says what, and what there is."""
 
 
+#: Not below 0: of payload frames, those of others would be taken.
+Count = Annotated[int, msgspec.Meta(ge=0)]
+Amount = Annotated[float, msgspec.Meta(ge=0)]
+
+
 class Needs(msgspec.Struct, array_like=True, gc=False):
     """What an attempt needs beyond one worker, from its ``resource_specification``.
 
@@ -52,13 +58,13 @@ class Needs(msgspec.Struct, array_like=True, gc=False):
         variables: for the environment while it runs.
     """
 
-    priority: float = 0.0
-    slots: int = 1
-    memory_mb: float = 0.0
-    nodes: int = 0
-    ranks: int = 0
-    ranks_per_node: int = 0
-    running_time_s: float = 0.0
+    priority: Annotated[float, msgspec.Meta(ge=-sys.float_info.max)] = 0.0  # not NaN, which would break every order
+    slots: Annotated[int, msgspec.Meta(ge=1)] = 1
+    memory_mb: Amount = 0.0
+    nodes: Count = 0
+    ranks: Count = 0
+    ranks_per_node: Count = 0
+    running_time_s: Amount = 0.0
     variables: dict[str, str] = {}
 
     @property
@@ -91,7 +97,7 @@ class TaskItem(msgspec.Struct, array_like=True, gc=False):
     key: int
     function: bytes
     body: bytes
-    frames: int = 0
+    frames: Count = 0
     stored: Stored | None = None
     needs: Needs | None = None
     place: Place | None = None
@@ -106,7 +112,7 @@ class ResultItem(msgspec.Struct, array_like=True, gc=False):
     key: int
     kind: int
     body: bytes
-    frames: int = 0
+    frames: Count = 0
     duration_us: int = 0
     where: str | None = None
     stored: Stored | None = None
@@ -181,13 +187,22 @@ class Forget(msgspec.Struct, array_like=True, tag="F"):
 
 
 class Heartbeat(msgspec.Struct, array_like=True, tag="H"):
-    """I live."""
+    """I live, and have sent so many messages before this one, since the greeting: if fewer came, some were lost.
+
+    A connection that is reset and made again by zmq loses what was on its way, and says nothing.
+    """
+
+    sent: int = 0
 
 
 class Stop(msgspec.Struct, array_like=True, tag="S"):
-    """End; of a worker: I end, for this reason, and have not begun what I was given beyond my last result."""
+    """End; of a worker: I end, for this reason, and have not begun what I was given beyond my last result.
+
+    Of a manager that hears ``again``, another one may take the place.
+    """
 
     reason: str = ""
+    again: bool = False
 
 
 class Hold(msgspec.Struct, array_like=True, tag="O"):

@@ -2,8 +2,9 @@
 
 Rules of this module. Attempts leave in batches: one that comes while little else is on its way leaves at once, on the
 thread that submits it; those that results set free leave together, when the results have been taken in; while many
-come, they leave when there are ``BATCH`` of them, or ``LINGER_S`` after the first. Sending is under a lock, receiving
-is one thread's. The interchange is this process's child: a socket pair needs no port, no key and no further thread.
+come, they leave when there are ``BATCH`` of them, or ``LINGER_S`` after the first (``MANY_LINGER_S`` behind many).
+Sending is under a lock, receiving is one thread's. The interchange is this process's child: a socket pair needs no
+port, no key and no further thread.
 """
 
 from __future__ import annotations
@@ -38,8 +39,11 @@ from flowcore_executor_htex.worker import NONE
 
 logger = logging.getLogger("flowcore_executor_htex.executor")
 
-BATCH = 64
+BATCH = 256
 LINGER_S = 0.0003
+#: With so many attempts outstanding, workers have enough to do for now: larger batches cost less.
+MANY = 512
+MANY_LINGER_S = 0.002
 #: With fewer attempts outstanding, each leaves at once: workers may be waiting for it.
 FEW = 4
 #: The sender's thread goes to sleep after this many empty rounds.
@@ -130,12 +134,16 @@ class Connection:
                 len(items) >= BATCH
                 or self._frames
                 or len(self.outstanding) < FEW
-                or time.perf_counter() - self._flushed_at > LINGER_S
+                or time.perf_counter() - self._flushed_at > self._linger_s
             ):
                 self._flush()
             elif not self._sending:
                 self._sending = True
                 self._wake.set()
+
+    @property
+    def _linger_s(self) -> float:
+        return LINGER_S if len(self.outstanding) < MANY else MANY_LINGER_S
 
     def _large(
         self, key: int, digest: bytes, body: bytes, frames: Sequence[memoryview], needs: Needs | None
@@ -223,7 +231,7 @@ class Connection:
             self._wake.clear()
             empty = 0
             while not self._closed:
-                time.sleep(LINGER_S)
+                time.sleep(self._linger_s)
                 with self._lock:
                     empty = 0 if self._items else empty + 1
                     if not self._closed:
@@ -333,11 +341,16 @@ class Connection:
         return load(item.body, ()) if item.body else load(frames[0], frames[1:])
 
     def _error(self, item: ResultItem, frames: Sequence[Any]) -> BaseException:
+        try:
+            return self._read_error(item, frames)
+        except Exception as problem:  # noqa: BLE001 - whatever came: this thread must live, and the task end
+            error = DeserializationError(f"the error of the task cannot be read: {type(problem).__name__}: {problem}")
+            error.__cause__ = problem
+            return error
+
+    def _read_error(self, item: ResultItem, frames: Sequence[Any]) -> BaseException:
         if item.kind == protocol.ERROR:
-            try:
-                error: BaseException = self._load(item, frames, lambda body, _: serialize.loads_exception(body))
-            except OSError as problem:
-                error = DeserializationError(f"the exception of the task cannot be read: {problem}")
+            error: BaseException = self._load(item, frames, lambda body, _: serialize.loads_exception(body))
             return error
         if item.kind == protocol.WORKER_LOST:
             return WorkerLost(*msgspec.msgpack.decode(item.body))
