@@ -376,7 +376,7 @@ def test_two_htex_side_by_side(tmp_path: Path) -> None:
 
 def test_the_interchange_and_managers_never_import_what_could_unpickle() -> None:
     code = (
-        "import sys; import flowcore_executor_htex.interchange; import flowcore_executor_htex.dispatch; "
+        "import sys; import flowcore_executor_htex.interchange; import flowcore_executor_htex.manager; "
         "print('flowcore.serialize' in sys.modules, 'dill' in sys.modules, 'cloudpickle' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)

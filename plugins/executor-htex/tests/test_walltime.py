@@ -12,8 +12,9 @@ from pathlib import Path
 import msgspec
 import psutil
 import pytest
-from flowcore_executor_htex import protocol, worker
+from flowcore_executor_htex import protocol
 from flowcore_executor_htex.link import Inbox, pack
+from flowcore_executor_htex.settings import WorkerSettings
 from flowcore_executor_htex.tokens import Tokens
 
 import flowcore
@@ -127,7 +128,7 @@ def test_a_worker_that_retires_leaves_by_itself_whatever_threads_it_has() -> Non
         try:
             theirs.close()
             for header in (
-                msgspec.msgpack.encode(worker.Setup("here", sys.path, tokens=tokens.reader)),
+                msgspec.msgpack.encode(WorkerSettings("here", tuple(sys.path), tokens=tokens.reader)),
                 protocol.encode_header(protocol.Tasks([attempt], {b"function": body})),
             ):
                 ours.sendall(b"".join(pack(header, [])))

@@ -30,9 +30,8 @@ from flowcore_executor_htex import logs, mpi, needs, placement, protocol, securi
 from flowcore_executor_htex import settings as settings_module
 from flowcore_executor_htex.link import Link, calm_collector
 from flowcore_executor_htex.pool import STUCK_S, Assignment, Pool
-from flowcore_executor_htex.settings import ManagerSettings
+from flowcore_executor_htex.settings import ManagerSettings, WorkerSettings
 from flowcore_executor_htex.tokens import Tokens
-from flowcore_executor_htex.worker import OVERRUN_SIGNAL, Setup
 
 logger = logging.getLogger("flowcore_executor_htex.manager")
 
@@ -183,7 +182,7 @@ class WorkerProcess:
         #: What the manager's poller looks for.
         self.watched = wire.POLLIN
         where = f"block {block_id}, host {socket.gethostname()}, worker {rank}"
-        setup = Setup(where, list(settings.sys_path), cpus, self.tokens.reader, settings.store)
+        setup = WorkerSettings(where, settings.sys_path, cpus, self.tokens.reader, settings.store)
         self.link.send(msgspec.msgpack.encode(setup), [])
 
     def end(self) -> None:
@@ -506,7 +505,7 @@ class Manager:
             return None
         host = socket.gethostname()
         where = f"block {self._block_id}, host {host}, worker {worker.rank}"
-        if worker.process.returncode == -OVERRUN_SIGNAL:
+        if worker.process.returncode == -protocol.OVERRUN_SIGNAL:
             return protocol.ResultItem(key, protocol.TIMED_OUT, b"", where=where)
         body = msgspec.msgpack.encode((worker.rank, host, cause))
         return protocol.ResultItem(key, protocol.WORKER_LOST, body, where=where)

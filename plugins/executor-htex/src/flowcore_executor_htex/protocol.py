@@ -11,6 +11,7 @@ with defaults, and none may go: by them two ends of different versions can tell 
 from __future__ import annotations
 
 import platform
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -37,6 +38,10 @@ TIMED_OUT = 4
 """The attempt's worker was ended since it had not come back after its walltime; ``body`` is empty."""
 UNFIT = 5
 """No manager can ever have what the attempt needs; ``body`` is a text that says what, and what there is."""
+
+#: Ends a worker that a walltime's exception cannot reach, since its call holds the interpreter. Not handled in Python,
+#: which could not run the handler.
+OVERRUN_SIGNAL = signal.SIGALRM
 
 
 #: Not below 0: of payload frames, those of others would be taken.

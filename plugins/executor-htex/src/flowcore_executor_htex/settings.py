@@ -77,6 +77,19 @@ class ManagerSettings(_Settings, frozen=True):
     secret_key: str = ""
 
 
+class WorkerSettings(msgspec.Struct, frozen=True):
+    """The first message to a worker: who it is, and where its modules are.
+
+    ``cpus`` are its hardware threads (empty: all), ``tokens`` is the file descriptor of its pipe, ``store`` as above.
+    """
+
+    where: str
+    sys_path: tuple[str, ...]
+    cpus: list[int] = []
+    tokens: int = -1
+    store: str = ""
+
+
 def write(path: Path, settings: ManagerSettings) -> None:
     """Write settings to a new file that only this user can read; one that is there is removed, not written to."""
     path.unlink(missing_ok=True)

@@ -27,15 +27,15 @@ from flowcore import serialize, walltime
 from flowcore.errors import ExecutorError, describe
 from flowcore_executor_htex import protocol
 from flowcore_executor_htex.link import Inbox, pack
+from flowcore_executor_htex.protocol import OVERRUN_SIGNAL
+from flowcore_executor_htex.settings import WorkerSettings
 from flowcore_executor_htex.store import LARGE, put_result, read
 from flowcore_executor_htex.tokens import Claims
 
 _PR_SET_PDEATHSIG = 1
 #: Seconds that a call has to end after its walltime, before the worker ends instead.
 UNWIND_S = 0.5
-#: Ends a worker which the walltime's exception cannot reach, since its call holds the interpreter; so many seconds
-#: after the walltime. Not handled in Python, which could not run the handler.
-OVERRUN_SIGNAL = signal.SIGALRM
+#: Seconds after a walltime at which ``OVERRUN_SIGNAL`` ends this process.
 OVERRUN_S = 2.0
 #: Names what a worker calls before its first attempt: ``module:function``, several with commas between them.
 STARTUP = "FLOWCORE_WORKER_STARTUP"
@@ -43,16 +43,6 @@ STARTUP = "FLOWCORE_WORKER_STARTUP"
 ALSO_NAMED = "FLOWCORE_WORKER_ALSO_NAMED"
 #: The pickled None, which most tasks without a result return.
 NONE = pickle.dumps(None, 5)
-
-
-class Setup(msgspec.Struct):
-    """The first message to a worker: who it is, where its modules are, its pipe of tokens and the run's store."""
-
-    where: str
-    sys_path: list[str]
-    cpus: list[int] = []
-    tokens: int = -1
-    store: str = ""
 
 
 class _Retired(Exception):
@@ -107,7 +97,7 @@ class Worker:
                         self._sources.pop(function, None)
 
     def _set_up(self, header: bytes) -> None:
-        setup = msgspec.msgpack.decode(header, type=Setup)
+        setup = msgspec.msgpack.decode(header, type=WorkerSettings)
         self._where = setup.where
         self._cpus = setup.cpus
         self._store = setup.store
