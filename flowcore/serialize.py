@@ -317,7 +317,7 @@ def dumps_exception(error: BaseException, traceback_text: str) -> bytes:
             copy, _ = loads(data)  # an exception whose __init__ wants more than `args` fails only here
             if candidate is error and describe(copy) != describe(error):
                 raise ValueError("its __init__ makes another text of its args")
-        except Exception as problem:  # noqa: BLE001 - next candidate
+        except (Exception, SystemExit, KeyboardInterrupt) as problem:  # noqa: BLE001 - next candidate
             reason = reason or f"{type(problem).__name__}: {problem}"
         else:
             return data
@@ -347,6 +347,8 @@ def loads_exception(data: bytes | memoryview) -> BaseException:
     """
     try:
         error, text = loads(data)
+        if not isinstance(error, BaseException):
+            raise TypeError(f"it became a {type(error).__name__}")
     except BaseException as problem:  # noqa: BLE001 - e.g. its class exists on the worker only; runs its own code
         failure = DeserializationError(
             f"an app raised an exception that cannot be loaded here: {type(problem).__name__}: {problem}. "
@@ -354,7 +356,6 @@ def loads_exception(data: bytes | memoryview) -> BaseException:
         )
         failure.__cause__ = problem
         return failure
-    assert isinstance(error, BaseException)
     if error.__cause__ is None:
         error.__cause__ = RemoteTraceback(text)
     return error

@@ -235,6 +235,9 @@ class BlockExecutor(Executor):
     def release_block(self, block_id: str) -> None:
         """Give the block no further attempt: it is about to be cancelled. Idempotent."""
 
+    def block_ended(self, block_id: str) -> None:
+        """The block has ended: its workers will not be heard of again. Called once, by the scaling thread."""
+
     @property
     @abstractmethod
     def executor_exception(self) -> Exception | None:

@@ -240,6 +240,8 @@ class BlockPool:
                 status.status_name,
                 f": {status.message}" if status.message else "",
             )
+            if status.terminal:
+                self.executor.block_ended(block.block_id)
             self._tell("flowcore_block_ended" if status.terminal else "flowcore_block_status_changed", block)
 
     def _tell(self, hook: str, block: Block) -> None:

@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 
 import flowcore
-from flowcore.testing.leftovers import no_leftovers  # noqa: F401 - autouse
+from flowcore.testing.leftovers import Leftovers, no_leftovers
+
+__all__ = ["no_leftovers"]
 
 
 @pytest.fixture(autouse=True)
-def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _own_folder(no_leftovers: Leftovers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.chdir(tmp_path)
     yield
     flowcore.clear()

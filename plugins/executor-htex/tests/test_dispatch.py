@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from flowcore_executor_htex import protocol
-from flowcore_executor_htex.dispatch import BATCH, Dispatcher, Output
+from flowcore_executor_htex.dispatch import BATCH, LAST_WORDS_S, Dispatcher, Output
 from flowcore_executor_htex.selection import OldestBlock
 
 from flowcore.errors import BadMessage
@@ -157,6 +157,21 @@ def test_a_manager_that_a_message_does_not_reach_is_lost() -> None:
     assert lost.kind == protocol.MANAGER_LOST
     assert b"its connection is gone" in lost.body
     assert dispatcher.unreachable(b"m") == []
+
+
+def test_managers_of_a_block_that_ended_are_lost_soon_unless_they_are_heard_of() -> None:
+    dispatcher = Dispatcher(100)
+    for name, block in (("a", "0"), ("b", "0"), ("c", "1")):
+        join(dispatcher, name, 1, block=block)
+    dispatcher.from_executor(tasks(1, 2, 3), [])
+    dispatcher.from_executor(protocol.Ended("0"), [])
+    dispatcher.from_executor(protocol.Ended("no such block"), [])
+    assert dispatcher.tick(LAST_WORDS_S / 2) == []
+    dispatcher.from_manager(b"b", protocol.Heartbeat(), [], LAST_WORDS_S / 2)
+    [lost] = sent(dispatcher.tick(LAST_WORDS_S + 1))[None][0].results
+    assert lost.kind == protocol.MANAGER_LOST
+    assert b"its block ended" in lost.body
+    assert set(dispatcher.managers) == {b"b", b"c"}, "the provider was wrong about one"
 
 
 def test_a_cancelled_task_that_waits_never_starts() -> None:

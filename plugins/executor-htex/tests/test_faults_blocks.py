@@ -148,6 +148,22 @@ def test_with_a_retry_all_tasks_of_a_killed_interchange_run_on_another_executor(
     assert [note(str(path), i).result(timeout=BOUND_S) for i in range(100, 120)] == list(range(100, 120))
 
 
+def test_the_provider_knows_of_a_lost_block_before_any_heartbeat_is_missed(load: Load, tmp_path: Path) -> None:
+    dfk = load(provider=TWO_BLOCKS, max_workers_per_node=1, config={"strategy_period": 0.2})
+    wait_for_managers(dfk, 2)
+    path, gate = tmp_path / "ran", tmp_path / "gate"
+    futures = [hold(str(path), i, str(gate)) for i in range(2)]
+    eventually(lambda: len(lines(path)) == 2)
+    lost, manager = (int(x) for x in lines(path)[0])
+    group = processes.look(manager)
+    assert group is not None
+    os.killpg(group.pgid, signal.SIGKILL)
+    with pytest.raises(ManagerLost, match="its block ended"):
+        futures[lost].result(timeout=BOUND_S)
+    gate.touch()
+    assert futures[1 - lost].result(timeout=BOUND_S)[0] == 1 - lost
+
+
 @pytest.mark.parametrize(
     ("number", "text"),
     [(signal.SIGKILL, r"nothing was heard of it for \d"), (signal.SIGTERM, r"its block ended|\(SIGTERM\)")],

@@ -5,6 +5,8 @@ from __future__ import annotations
 import array
 import os
 import stat
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,19 +32,43 @@ def load_parts(body: Any, buffers: Any) -> list[bytes]:
 
 @pytest.fixture
 def shared(tmp_path: Path) -> Iterator[Store]:
-    yield Store(str(tmp_path))
+    made = Store(str(tmp_path))
+    yield made
+    made.close()
 
 
 def files(shared: Store) -> set[str]:
-    return set(os.listdir(shared.folder))
+    return set(os.listdir(shared.folder)) - {store.LOCK}
 
 
-def test_the_folder_is_for_this_user_alone() -> None:
-    folder = Path(store.make_folder())
-    try:
-        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    finally:
-        folder.rmdir()
+def test_the_folder_is_for_this_user_alone_and_goes() -> None:
+    made = Store()
+    folder = Path(made.folder)
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    made.close()
+    made.close()
+    assert not folder.exists()
+
+
+def test_what_a_killed_owner_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    code = (
+        "import os, sys; from flowcore_executor_htex.store import Store; "
+        "print(Store(sys.argv[1]).folder, flush=True); os.kill(os.getpid(), 9)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=30)
+    abandoned = Path(done.stdout.strip())
+    (abandoned / "a1").write_bytes(b"x")
+    (tmp_path / "flowcore-of-somebody-else").mkdir()
+    first = Store(str(tmp_path))
+    second = Store(str(tmp_path))
+    assert not abandoned.exists()
+    assert {entry.name for entry in tmp_path.iterdir()} == {
+        "flowcore-of-somebody-else",
+        Path(first.folder).name,
+        Path(second.folder).name,
+    }
+    first.close()
+    second.close()
 
 
 def test_what_was_put_is_read(shared: Store) -> None:
@@ -109,7 +135,7 @@ def test_results_are_fetched_once_and_those_that_nobody_fetches_are_swept(shared
 
 
 def test_a_name_leads_nowhere_else(shared: Store, tmp_path: Path) -> None:
-    secret = tmp_path.parent / "secret"
+    secret = tmp_path / "secret"
     secret.write_text("secret")
     with pytest.raises(FileNotFoundError):
         store.read(shared.folder, protocol.Stored(f"../{secret.name}", [6]), load_parts)
@@ -211,7 +237,7 @@ def die(data: bytes, mark: str = "") -> int:
 
 
 def folder_of(kernel: flowcore.DataFlowKernel) -> Path:
-    folder: str = kernel.executors["htex"]._local_dir
+    folder: str = kernel.executors["htex"]._store.folder
     return Path(folder)
 
 

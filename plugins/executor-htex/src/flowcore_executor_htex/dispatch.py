@@ -25,6 +25,8 @@ BATCH = 256
 #: then (:attr:`flowcore_executor_htex.pool.Pool.capacity`).
 PACKET = 16
 SHORT = 8
+#: Seconds that the last messages of a block which has ended may take.
+LAST_WORDS_S = 2.0
 #: Managers that are looked at for an attempt that needs more than a free worker.
 LOOK_AT = 64
 #: Such attempts that are set aside at a time, while there is no place for them; more wait in the queue.
@@ -66,6 +68,8 @@ class Manager:
     #: Messages to it and from it since its greeting.
     sent: int = 0
     received: int = 0
+    #: When it is lost unless it is heard of before: its block has ended.
+    lost_at: float = float("inf")
 
     def __attrs_post_init__(self) -> None:
         self.memory_mb = self.total_memory_mb
@@ -190,7 +194,8 @@ class Dispatcher:
         self._owner: dict[int, bytes] = {}
         self._functions: dict[bytes, bytes] = {}
         self._knowers: dict[bytes, set[bytes]] = {}
-        self._blocks: dict[str, None] = {}
+        #: All blocks that ever had a manager, with those that they have.
+        self._blocks: dict[str, set[bytes]] = {}
         #: Something that the executor is to be told has changed.
         self.changed = False
 
@@ -224,11 +229,22 @@ class Dispatcher:
         if isinstance(message, protocol.Forget):
             return self._forget(message.functions)
         if isinstance(message, protocol.Hold):
-            for manager in self.managers.values():
-                if manager.manager_id == message.manager_id or manager.block_id == message.block_id:
-                    self._hold(manager)
+            for manager in self._of_block(message.block_id):
+                self._hold(manager)
+            if message.manager_id:
+                for manager in self.managers.values():  # a human asks for this
+                    if manager.manager_id == message.manager_id:
+                        self._hold(manager)
+            return []
+        if isinstance(message, protocol.Ended):
+            for manager in self._of_block(message.block_id):
+                # What it said last may still be on its way.
+                manager.lost_at = self._now + LAST_WORDS_S
             return []
         raise BadMessage(f"{type(message).__name__} is no message of an executor")
+
+    def _of_block(self, block_id: str) -> list[Manager]:
+        return [self.managers[identity] for identity in self._blocks.get(block_id, ())]
 
     def _hold(self, manager: Manager) -> None:
         manager.held = True
@@ -282,11 +298,7 @@ class Dispatcher:
                 f"the manager on {greeting.hostname} says that it has {greeting.nodes} nodes, "
                 f"{greeting.memory_mb:g} MB of memory and {left_s:g} s left"
             )
-        if (
-            reason is None
-            and greeting.nodes
-            and any(m.block_id == greeting.block_id and m.identity != identity for m in self.managers.values())
-        ):
+        if reason is None and greeting.nodes and self._blocks.get(greeting.block_id, set()) - {identity}:
             reason = (
                 f"in MPI mode a block has one manager, and block {greeting.block_id} has one already: "
                 "use SingleNodeLauncher in the provider"
@@ -309,7 +321,7 @@ class Dispatcher:
             now + left_s,
         )
         self.managers[identity] = manager
-        self._blocks[greeting.block_id] = None
+        self._blocks.setdefault(greeting.block_id, set()).add(identity)
         self._update_ready(manager)
         self.changed = True
         # What had no place may have one now.
@@ -329,6 +341,7 @@ class Dispatcher:
             # It was given up; its attempts were reported as lost, and its results would be doubles.
             return [(identity, protocol.encode(protocol.Stop("the interchange has given this manager up", again=True)))]
         manager.last_seen = self._now = now
+        manager.lost_at = float("inf")
         manager.received += 1
         if isinstance(message, protocol.Heartbeat):
             if message.sent != manager.received - 1:
@@ -414,6 +427,7 @@ class Dispatcher:
     def lose(self, identity: bytes, reason: str) -> list[Output]:
         """Give a manager up: report its attempts as lost."""
         manager = self.managers.pop(identity)
+        self._blocks[manager.block_id].discard(identity)
         self._ready.discard(manager)
         for function in manager.functions:
             self._knowers[function].discard(identity)
@@ -438,6 +452,8 @@ class Dispatcher:
             silent = now - manager.last_seen
             if silent > self._threshold:
                 outputs += self.lose(identity, f"nothing was heard of it for {silent:.1f} s")
+            elif now > manager.lost_at:
+                outputs += self.lose(identity, "its block ended")
         return outputs + self._dispatch()
 
     def report(self, now: float) -> protocol.Managers:

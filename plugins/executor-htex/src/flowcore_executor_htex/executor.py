@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import select
 import shlex
-import shutil
 import socket
 import subprocess
 import sys
@@ -35,11 +34,12 @@ from flowcore.plugins.api import (
     at_least,
     component,
 )
-from flowcore_executor_htex import mpi, placement, protocol, selection, store
+from flowcore_executor_htex import mpi, placement, protocol, selection
 from flowcore_executor_htex import settings as settings_module
 from flowcore_executor_htex.link import Link
 from flowcore_executor_htex.needs import needs_of
 from flowcore_executor_htex.settings import InterchangeSettings, Listening, ManagerSettings
+from flowcore_executor_htex.store import Store
 from flowcore_executor_htex.submit import Connection, key_of
 
 #: Seconds that the interchange has to start, and to end by itself.
@@ -212,7 +212,7 @@ class HighThroughputExecutor(BlockExecutor):
         self._context: ExecutorContext | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
-        self._local_dir = ""
+        self._store: Store | None = None
         self._broken: Exception | None = None
         self._stopping = False
         self._managers = protocol.Managers([], [], 0)
@@ -229,9 +229,9 @@ class HighThroughputExecutor(BlockExecutor):
         keys = _Keys.make() if self.encrypted else _Keys()
         listen = self.address or "*"
         if self.address is None and self.provider.on_this_host:
-            # Short, as a Unix socket's path must be, and for this user alone.
-            self._local_dir = store.make_folder()
-        local_path = f"{self._local_dir}/hub" if self._local_dir else ""
+            self._store = Store()
+        # Short, as a Unix socket's path must be, and in a folder for this user alone.
+        local_path = "" if self._store is None else f"{self._store.folder}/hub"
         ports = self.worker_ports
         sys_path = tuple(str(Path(p or ".").resolve()) for p in sys.path)
         settings = InterchangeSettings(
@@ -248,38 +248,43 @@ class HighThroughputExecutor(BlockExecutor):
             client_public_key=keys.client_public,
         )
         link, port = self._start_interchange(settings, directory / "interchange.err")
-        addresses = (listen,) if listen != "*" else (LOOPBACK, *get_all_addresses())
-        settings_module.write(
-            directory / "manager.json",
-            ManagerSettings(
-                addresses=addresses,
-                port=port,
-                local_path=local_path,
-                cores_per_worker=self.cores_per_worker,
-                mem_per_worker=self.mem_per_worker,
-                max_workers_per_node=self.max_workers_per_node,
-                cpu_affinity=self.cpu_affinity,
-                accelerators=tuple(placement.accelerator_names(self.available_accelerators)),
-                prefetch_capacity=self.prefetch_capacity,
-                heartbeat_period=self.heartbeat_period,
-                heartbeat_threshold=self.heartbeat_threshold,
-                drain_period=self.drain_period,
-                address_probe_timeout=30.0 if self.address_probe_timeout is None else self.address_probe_timeout,
-                log_dir=self.worker_logdir,
-                debug=self.worker_debug,
-                sys_path=sys_path,
-                store=self._local_dir,
-                walltime_s=self.provider.walltime_s,
-                mpi_mode=self.enable_mpi_mode,
-                mpi_launcher=self.mpi_launcher,
-                server_public_key=keys.server_public,
-                public_key=keys.client_public,
-                secret_key=keys.client_secret,
-            ),
-        )
-        shared = store.Store(self._local_dir) if self._local_dir else None
+        # From here on, shutdown() ends the interchange by its link.
         self._connection = Connection(
-            self.label, link, context.report, self._take_managers, self._interchange_ended, shared
+            self.label, link, context.report, self._take_managers, self._interchange_ended, self._store
+        )
+        path = directory / "manager.json"
+        try:
+            settings_module.write(path, self._manager_settings(keys, listen, port, local_path, sys_path))
+        except OSError as error:
+            raise ExecutorError(self.label, f"its settings cannot be written to {path}: {error}") from error
+
+    def _manager_settings(
+        self, keys: _Keys, listen: str, port: int, local_path: str, sys_path: tuple[str, ...]
+    ) -> ManagerSettings:
+        return ManagerSettings(
+            addresses=(listen,) if listen != "*" else (LOOPBACK, *get_all_addresses()),
+            port=port,
+            local_path=local_path,
+            cores_per_worker=self.cores_per_worker,
+            mem_per_worker=self.mem_per_worker,
+            max_workers_per_node=self.max_workers_per_node,
+            cpu_affinity=self.cpu_affinity,
+            accelerators=tuple(placement.accelerator_names(self.available_accelerators)),
+            prefetch_capacity=self.prefetch_capacity,
+            heartbeat_period=self.heartbeat_period,
+            heartbeat_threshold=self.heartbeat_threshold,
+            drain_period=self.drain_period,
+            address_probe_timeout=30.0 if self.address_probe_timeout is None else self.address_probe_timeout,
+            log_dir=self.worker_logdir,
+            debug=self.worker_debug,
+            sys_path=sys_path,
+            store="" if self._store is None else self._store.folder,
+            walltime_s=self.provider.walltime_s,
+            mpi_mode=self.enable_mpi_mode,
+            mpi_launcher=self.mpi_launcher,
+            server_public_key=keys.server_public,
+            public_key=keys.client_public,
+            secret_key=keys.client_secret,
         )
 
     def _start_interchange(self, settings: InterchangeSettings, stderr_path: Path) -> tuple[Link, int]:
@@ -333,8 +338,8 @@ class HighThroughputExecutor(BlockExecutor):
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
-        if self._local_dir:
-            shutil.rmtree(self._local_dir, ignore_errors=True)
+        if self._store is not None:
+            self._store.close()
         if self._context is not None:
             # It holds the run's keys.
             (self._directory / "manager.json").unlink(missing_ok=True)
@@ -444,6 +449,11 @@ class HighThroughputExecutor(BlockExecutor):
         """Give the block's managers no further attempts."""
         if self._connection is not None:
             self._connection.send(protocol.Hold(block_id=block_id))
+
+    def block_ended(self, block_id: str) -> None:
+        """Report the attempts of its managers as lost, unless these are heard of soon."""
+        if self._connection is not None:
+            self._connection.send(protocol.Ended(block_id))
 
     def hold_worker(self, worker_id: str) -> None:
         """Give a manager no further attempts.

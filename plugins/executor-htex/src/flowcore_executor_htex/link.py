@@ -103,7 +103,9 @@ class Parser:
         rest = self._rest
         if len(rest) < _HEAD.size:
             return
-        _, header_size, count = _HEAD.unpack_from(rest)
+        mark, header_size, count = _HEAD.unpack_from(rest)
+        if mark != _MARK:
+            return
         header_at = _HEAD.size + 8 * count
         at = header_at + header_size
         if not count or len(rest) < at:
@@ -123,6 +125,8 @@ def _split(data: bytes | memoryview) -> tuple[list[list[Any]], int]:
     while size - position >= _HEAD.size:
         mark, header_size, count = _HEAD.unpack_from(data, position)
         if mark != _MARK:
+            if messages:
+                break  # those before it are good; the next read tells
             raise BadMessage(f"no message begins with {bytes(data[position : position + 16])!r}")
         sizes_at = position + _HEAD.size
         at = sizes_at + 8 * count

@@ -217,6 +217,12 @@ class Hold(msgspec.Struct, array_like=True, tag="O"):
     block_id: str = ""
 
 
+class Ended(msgspec.Struct, array_like=True, tag="E"):
+    """This block has ended, as its provider says: whoever of it is not heard of soon is lost."""
+
+    block_id: str
+
+
 class Managers(msgspec.Struct, array_like=True, tag="M"):
     """All managers that are connected, and all blocks that ever had one."""
 
@@ -225,7 +231,7 @@ class Managers(msgspec.Struct, array_like=True, tag="M"):
     pending: int
 
 
-Message = Tasks | Results | Cancel | Forget | Heartbeat | Stop | Hold | Managers
+Message = Tasks | Results | Cancel | Forget | Heartbeat | Stop | Hold | Ended | Managers
 Greeting = Hello | Refused
 
 # msgspec lets the error of a broken UTF-8 string, a ValueError, through.

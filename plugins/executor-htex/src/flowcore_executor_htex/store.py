@@ -9,8 +9,11 @@ What does not fit (a container's shared memory may be as small as 64 MB) travels
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import mmap
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Container, Iterable, Sequence
@@ -22,18 +25,14 @@ from flowcore_executor_htex.protocol import Stored
 #: Bodies with their buffers are stored from this size on, in bytes; below, a file costs more than it saves.
 LARGE = 65536
 SHARED_MEMORY = "/dev/shm"  # noqa: S108 - the name is the kernel's
+PREFIX = "flowcore-"
+LOCK = "lock"
 #: Bytes of files that are kept to be written again: pages that are there need not be cleared by the kernel.
 KEEP = 256 * 2**20
 #: Seconds between two looks for results that nobody fetched.
 SWEEP_S = 10.0
 #: Names of results begin so; the attempt's key follows.
 RESULT = "r"
-
-
-def make_folder() -> str:
-    """Return a new folder for this user alone, in shared memory if there is any, with a short path."""
-    base = SHARED_MEMORY if os.access(SHARED_MEMORY, os.W_OK | os.X_OK) else None
-    return tempfile.mkdtemp(prefix="flowcore-", dir=base)
 
 
 def size_of(parts: Iterable[Any]) -> int:
@@ -96,20 +95,60 @@ def read(folder: str, stored: Stored, load: Callable[[Any, Sequence[bytearray]],
         os.close(fd)
 
 
+def _remove_abandoned(base: str) -> None:
+    with contextlib.suppress(OSError), os.scandir(base) as entries:
+        for entry in entries:
+            if entry.name.startswith(PREFIX) and entry.stat(follow_symlinks=False).st_uid == os.getuid():
+                _remove_if_abandoned(entry.path)
+
+
+def _remove_if_abandoned(folder: str) -> None:
+    try:
+        lock = os.open(f"{folder}/{LOCK}", os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return  # none of ours, or just being made or removed
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return  # its owner lives
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        os.close(lock)
+
+
 class Store:
-    """The submit side of a store. Not safe for threads: its owner holds a lock.
+    """The submit side of a store, in a new folder with a short path. Not safe for threads: its owner holds a lock.
+
+    A folder whose owner was killed, and could not remove it, is removed by the next one of the same user: owners hold
+    a lock on a file in their folder as long as they live.
 
     Args:
-        folder: of :func:`make_folder`.
+        base: where the folder is made; None: in shared memory if there is any, else among the temporary files.
     """
 
-    def __init__(self, folder: str) -> None:
-        self.folder = folder
+    def __init__(self, base: str | None = None) -> None:
+        if base is None:
+            shared = os.access(SHARED_MEMORY, os.W_OK | os.X_OK)
+            base = SHARED_MEMORY if shared else tempfile.gettempdir()
+        _remove_abandoned(base)
+        self.folder = tempfile.mkdtemp(prefix=PREFIX, dir=base)
+        self._lock = os.open(f"{self.folder}/locking", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        # Only now may anybody try the lock.
+        os.rename(f"{self.folder}/locking", f"{self.folder}/{LOCK}")  # noqa: PTH104
         self._count = 0
         self._used: dict[int, tuple[str, int]] = {}
         self._free: list[tuple[str, int]] = []
         self._free_bytes = 0
         self._swept = 0.0
+
+    def close(self) -> None:
+        """Remove the folder with all that is in it."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
 
     def put(self, key: int, parts: Sequence[Any]) -> Stored | None:
         """Write an attempt's arguments; return where they are, or None if they do not fit."""

@@ -248,7 +248,11 @@ def main() -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)
-    except (_Terminated, ConnectionError):
+    except _Terminated:
+        # As who asks how it ended expects it: not by exit code 0.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGTERM)
+    except ConnectionError:
         pass
 
 
