@@ -291,12 +291,15 @@ class Scaler:
                 logger.exception("cancelling the blocks of executor %s failed", pool.executor.label)
 
     def _loop(self) -> None:
-        while not self._stop.wait(self._pause()):
+        # The first block may be asked for just after this thread has started.
+        pause_s = min(self._EAGER_S, self._period_s)
+        while not self._stop.wait(pause_s):
             for pool in list(self.pools):
                 try:
                     pool.step(self._strategy, self._max_idletime)
                 except Exception:
                     logger.exception("scaling of executor %s failed", pool.executor.label)
+            pause_s = self._pause()
 
     def _pause(self) -> float:
         try:

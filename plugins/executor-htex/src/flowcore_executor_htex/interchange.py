@@ -138,6 +138,7 @@ class Interchange:
         else:
             self.port = bind(self._managers, settings.worker_address, settings.worker_port_range, "workers")
         self._local_path = settings.local_path
+        self._debug = settings.debug
         self._stopping = False
         self._moved = 0
         self._heard = False
@@ -224,6 +225,8 @@ class Interchange:
                 return
         message = protocol.decode(header)
         protocol.check_payload(message, payload)
+        if self._debug:
+            logger.debug("from %r: %.200r", identity, message)
         if isinstance(message, protocol.Results):
             self._moved += len(message.results)
         self._send(self._dispatcher.from_manager(identity, message, payload, now))
@@ -235,6 +238,10 @@ class Interchange:
                 header, *payload = frames
                 self._executor.send(header, [f.buffer if isinstance(f, zmq.Frame) else f for f in payload])
                 continue
+            if self._debug:
+                logger.debug(
+                    "to %r: %.200r", identity, protocol.decode_greeting(frames[0]) or protocol.decode(frames[0])
+                )
             try:
                 wire.send(self._managers, [identity, *frames])
             except zmq.ZMQError as error:

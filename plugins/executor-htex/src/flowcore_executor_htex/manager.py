@@ -389,6 +389,7 @@ class Manager:
     def _take_back(self, rank: int, now: float) -> None:
         taken = self._workers[rank].tokens.take_back()
         if taken:
+            logger.debug("%d attempts are taken back from worker %d", taken, rank)
             self._pool.taken_back(rank, taken, now)
 
     def _place_of(self, item: protocol.Needs, ranks: Sequence[int], nodes: Sequence[str]) -> protocol.Place:
@@ -432,6 +433,9 @@ class Manager:
 
     def _from_worker(self, worker: WorkerProcess, message: protocol.Message, now: float) -> list[protocol.ResultItem]:
         if isinstance(message, protocol.Results):
+            if self._settings.debug:
+                for item in message.results:
+                    logger.debug("worker %d ended %d after %d us", worker.rank, item.key, item.duration_us)
             return self._pool.ended(worker.rank, message.results, now)
         if isinstance(message, protocol.Stop):
             logger.warning("worker %d ends: %s", worker.rank, message.reason)
@@ -447,6 +451,8 @@ class Manager:
         for rank, message, frames in assignments:
             worker = self._workers[rank]
             if isinstance(message, protocol.Tasks):
+                if self._settings.debug:
+                    logger.debug("worker %d is given %s", rank, [item.key for item in message.tasks])
                 worker.tokens.put(len(message.tasks))
                 message.epoch = worker.tokens.epoch
             worker.link.send(protocol.encode_header(message), frames)
