@@ -34,10 +34,11 @@ PAGE = ROOT / "docs" / "reference-coverage.md"
 HEADER = ("documented name or behaviour", "in flowcore", "shown by")
 #: The parts of the documentation that the page goes through.
 SECTIONS = (
-    "Quickstart and tutorial", "Overview", "Apps", "Futures", "Passing Python objects", "Error handling",
-    "Memoization and checkpointing", "Configuration", "Example parallel patterns", "Structuring programs",
+    "Quickstart and tutorial", "Overview", "Apps", "Futures", "Passing Python objects", "Execution", "MPI apps",
+    "Error handling", "Memoization and checkpointing", "Configuration", "Example parallel patterns", "Structuring programs",
     "Lifted operators", "Join apps", "Usage statistics", "Plugins", "Measuring performance", "FAQ",
-    "API: Core", "API: Configuration", "API: Exceptions", "API: Internal",
+    "API: Core", "API: Configuration", "API: HighThroughputExecutor",
+    "API: Exceptions", "API: Internal",
 )  # fmt: skip
 
 _DOTTED = re.compile(r"((?:flowcore|flowcore_\w+)(?:\.\w+)+)(?:\((\w+)\))?")

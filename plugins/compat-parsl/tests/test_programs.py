@@ -89,7 +89,7 @@ CASES: dict[str, tuple[tuple[str, ...], str]] = {
 }  # fmt: skip
 #: Programs with a test of their own below.
 OTHERS = {
-    "checkpoint_create", "checkpoint_resume", "function_contents", "join_apps_wrong", "module", "mpi_app",
+    "checkpoint_create", "checkpoint_resume", "function_contents", "join_apps_wrong", "module", "mpi_app", "mpi_htex",
     "workers_import_parsl",
 }  # fmt: skip
 

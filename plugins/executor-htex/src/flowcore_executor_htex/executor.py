@@ -405,10 +405,13 @@ class HighThroughputExecutor(BlockExecutor):
 
     @property
     def workers_per_node(self) -> float:
-        """Workers of a node, as the configuration says or as the first manager that connected has."""
-        if self._managers.managers:
-            return self._managers.managers[0].worker_count
-        return self.max_workers_per_node or 0
+        """Workers of a node, as the configuration says or as the first manager that connected has.
+
+        In MPI mode, a share of those that the one manager of a block has.
+        """
+        managers = self._managers.managers
+        workers = managers[0].worker_count if managers else self.max_workers_per_node or 0
+        return workers / self.provider.nodes_per_block if self.enable_mpi_mode else workers
 
     @property
     def connected_workers(self) -> int:

@@ -226,7 +226,7 @@ class Interchange:
         message = protocol.decode(header)
         protocol.check_payload(message, payload)
         if self._debug:
-            logger.debug("from %r: %.200r", identity, message)
+            logger.debug("from %r: %s", identity, protocol.outline(message))
         if isinstance(message, protocol.Results):
             self._moved += len(message.results)
         self._send(self._dispatcher.from_manager(identity, message, payload, now))
@@ -239,9 +239,8 @@ class Interchange:
                 self._executor.send(header, [f.buffer if isinstance(f, zmq.Frame) else f for f in payload])
                 continue
             if self._debug:
-                logger.debug(
-                    "to %r: %.200r", identity, protocol.decode_greeting(frames[0]) or protocol.decode(frames[0])
-                )
+                message = protocol.decode_greeting(frames[0]) or protocol.decode(frames[0])
+                logger.debug("to %r: %s", identity, protocol.outline(message))
             try:
                 wire.send(self._managers, [identity, *frames])
             except zmq.ZMQError as error:

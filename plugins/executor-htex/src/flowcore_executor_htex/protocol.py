@@ -270,6 +270,16 @@ def decode_greeting(header: bytes | memoryview) -> Greeting | None:
     return greeting
 
 
+def outline(message: Message | Greeting) -> str:
+    """Return what a log may say of a message: its kind, and which attempts it is about. Never what is in them."""
+    items: Sequence[TaskItem | ResultItem] = ()
+    if isinstance(message, Tasks):
+        items = message.tasks
+    elif isinstance(message, Results):
+        items = message.results
+    return f"{type(message).__name__} {[item.key for item in items[:16]] if items else ''}"
+
+
 def count_frames(items: Sequence[TaskItem] | Sequence[ResultItem]) -> int:
     """Return the number of payload frames that belong to some items."""
     return sum(item.frames for item in items)
