@@ -5,6 +5,7 @@ Imported by workers: light.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -119,10 +120,11 @@ class BashCommand:
             finally:
                 del _running[threading.get_ident()]
                 if process.returncode is None:
-                    _kill(process.pid)
-                    process.wait()
+                    _end(process)
 
 
+#: Seconds that a command has to end by itself, after it was asked to.
+GRACE_S = 1.0
 #: The process group that each thread of this process waits for.
 _running: dict[int, int] = {}
 #: Threads whose commands are killed, also those that begin after that.
@@ -139,6 +141,15 @@ def kill_commands(threads: Iterable[threading.Thread]) -> None:
         group = _running.get(thread.ident or 0)
         if group is not None:
             _kill(group)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    # Some end what they started only if they are asked to: the ranks of an mpiexec are in groups of their own.
+    with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(GRACE_S)
+    _kill(process.pid)
+    process.wait()
 
 
 def _kill(group: int) -> None:

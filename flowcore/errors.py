@@ -58,6 +58,7 @@ its constructor arguments are its ``args``, so that it survives a trip between p
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -265,6 +266,35 @@ def add_note(error: BaseException, note: str) -> None:
     with contextlib.suppress(Exception):  # a user's class; the failure counts, not what is said about it
         error.add_note(note)
 
+
+def note_for(task_id: int, error: BaseException, note: str) -> BaseException:
+    """Add what is to be said of one task to its exception; return that, or a copy where another task has it, too."""
+    first = getattr(error, _NOTED, None)
+    if first is None:
+        with contextlib.suppress(Exception):  # as below
+            setattr(error, _NOTED, (task_id, len(getattr(error, "__notes__", ()))))
+    elif first[0] != task_id:
+        error = _own_copy(error, first[1])
+    add_note(error, note)
+    return error
+
+
+def _own_copy(error: BaseException, notes: int) -> BaseException:
+    try:
+        twin = copy.copy(error)
+        if type(twin) is not type(error):
+            return error
+        delattr(twin, _NOTED)
+        twin.__notes__ = list(getattr(error, "__notes__", ()))[:notes]
+    except Exception:  # noqa: BLE001 - a user's class; the failure counts, not what is said about it
+        return error
+    twin.__traceback__, twin.__cause__ = error.__traceback__, error.__cause__
+    twin.__context__, twin.__suppress_context__ = error.__context__, error.__suppress_context__
+    return twin
+
+
+#: Where an exception keeps the task that it was of first, and how many notes it had before flowcore's.
+_NOTED = "_flowcore_noted"
 
 #: How many root causes, and how many failed dependencies, the text of an error names.
 _SHOWN = 5

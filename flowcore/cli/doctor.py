@@ -7,6 +7,7 @@ it; whatever was started is taken down again.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import platform
@@ -16,7 +17,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -332,14 +333,18 @@ def _where() -> tuple[str, int, str]:
 def _probe(kernel: DataFlowKernel, timeout_s: float, observer: _Observer) -> Iterator[Finding]:
     from flowcore.apps import python_app
 
-    apps = {label: python_app(data_flow_kernel=kernel, executors=[label])(_where) for label in kernel.executors}
+    apps: dict[str, Callable[[], AppFuture[Any]]] = {}
+    for label, executor in kernel.executors.items():
+        app = python_app(data_flow_kernel=kernel, executors=[label])(_where)
+        needed = executor.probe_resources
+        apps[label] = functools.partial(app, resource_specification=dict(needed)) if needed else app
     began = time.perf_counter()
     # All at once: blocks of several executors wait in their queues together.
-    first = {label: app() for label, app in apps.items()}
+    first = {label: probe() for label, probe in apps.items()}
     done_at: dict[Future[Any], float] = {}
     for future in first.values():
         future.add_done_callback(lambda done: done_at.update({done: time.perf_counter()}))
-    for label, app in apps.items():
+    for label, probe in apps.items():
         text = f"executor {label} ({type(kernel.executors[label]).__name__})"
         remaining = max(0.0, began + timeout_s - time.perf_counter())
         try:
@@ -349,7 +354,7 @@ def _probe(kernel: DataFlowKernel, timeout_s: float, observer: _Observer) -> Ite
             trips = []
             for _ in range(ROUND_TRIPS):
                 sent = time.perf_counter()
-                _result(app(), timeout_s)
+                _result(probe(), timeout_s)
                 trips.append(time.perf_counter() - sent)
         except _NoAnswerError:
             yield Finding(

@@ -198,6 +198,8 @@ def perf(file: Path, profile: str | None, target_s: float, resources: dict[str, 
             click.echo(line)
 
     with DataFlowKernel(config) as kernel:
+        for executor in kernel.executors.values():
+            resources = resources or dict(executor.probe_resources)
         app = python_app(data_flow_kernel=kernel)(noop)
         call = functools.partial(app, resource_specification=resources) if resources else app
         iterations = list(measure(call, target_s, show))

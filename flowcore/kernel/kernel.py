@@ -32,6 +32,7 @@ from flowcore.errors import (
     UnknownExecutorError,
     add_note,
     describe,
+    note_for,
 )
 from flowcore.files import AUTO_LOGNAME
 from flowcore.futures import AppFuture, DataFuture, KernelFuture
@@ -115,6 +116,7 @@ class Kernel:
         self._lock = threading.RLock()
         self._thread = _ThreadState()
         self._closed = False
+        self._retries = retries
         self._machine = machine.Machine(
             retries, retry_handler is not None, not garbage_collect, announce=self._feed is not None
         )
@@ -585,9 +587,10 @@ class Kernel:
             result.error = error
         if task is not None and result.error is not None:
             where = f", {result.where}" if result.where else ""
-            add_note(
-                result.error, f"flowcore: {task}, attempt {result.try_id + 1}, on executor {task.executor!r}{where}"
-            )
+            note = f"{task}, attempt {result.try_id + 1}, on executor {task.executor!r}{where}"
+            result.error = note_for(task.id, result.error, f"flowcore: {note}")
+            if self._retries:
+                logger.info("%s failed: %s", note, describe(result.error))
 
     def _note_attempts(self, task: Task, error: BaseException) -> None:
         history = task.fail_history or []

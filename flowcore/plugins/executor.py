@@ -95,6 +95,11 @@ class Executor(ABC):
     #: Where staged files go, on the side where tasks run; None for the run's default.
     working_dir: str | None = None
 
+    @property
+    def probe_resources(self) -> Mapping[str, Any]:
+        """The smallest ``resource_specification`` that a task must have here, for tasks that try the executor out."""
+        return {}
+
     @abstractmethod
     def start(self, context: ExecutorContext) -> None:
         """Take resources and be ready for :meth:`submit`.
@@ -230,6 +235,10 @@ class BlockExecutor(Executor):
     @abstractmethod
     def idle_blocks(self) -> dict[str, float]:
         """Return, for each connected block without work, for how many seconds it has had none."""
+
+    def deserted_blocks(self) -> dict[str, float]:
+        """Return, for each block that had workers and has none now, for how many seconds it has had none."""
+        return {}
 
     @abstractmethod
     def release_block(self, block_id: str) -> None:

@@ -24,6 +24,10 @@ from flowcore.scaling.strategy import Decision, Load, Strategy
 logger = logging.getLogger(__name__)
 
 
+#: Seconds that a running block may be without any worker, after it has had some.
+DESERTED_S = 30.0
+
+
 @attrs.define(slots=True, eq=False)
 class Block:
     """One block. ``released``: it was scaled in by the core."""
@@ -209,6 +213,24 @@ class BlockPool:
             if block.released and status.terminal:
                 status = attrs.evolve(status, state=JobState.CANCELLED)
             self._update(block, status)
+        self._end_deserted(alive)
+
+    def _end_deserted(self, blocks: Sequence[Block]) -> None:
+        """Cancel blocks whose workers are all lost, though they run: they would cost, and keep others from coming."""
+        since = self.executor.deserted_blocks()
+        deserted = [
+            b
+            for b in blocks
+            if not b.released and b.status.state is JobState.RUNNING and since.get(b.block_id, 0.0) > DESERTED_S
+        ]
+        for block in deserted:
+            logger.warning(
+                "executor %s: block %s runs, and nothing has been heard of its workers for %.0f s: it is cancelled",
+                self.executor.label,
+                block.block_id,
+                since[block.block_id],
+            )
+        self._cancel(deserted)
 
     def _cancel(self, blocks: Sequence[Block]) -> None:
         known = [b for b in blocks if b.job_id is not None]

@@ -14,11 +14,16 @@ def noop_error_handler(executor: BlockExecutor, status: dict[str, JobStatus], th
 
 
 def simple_error_handler(executor: BlockExecutor, status: dict[str, JobStatus], threshold: int = 3) -> None:
-    """Fail the executor once ``threshold`` blocks (or all that it may ever have) ended, and all of them badly."""
+    """Fail the executor once ``threshold`` blocks ended, and all of them badly.
+
+    If no worker of any of them has ever connected, it is enough that all blocks which there may be at a time did so.
+    """
     ended = [s for s in status.values() if s.terminal]
     if not ended or any(s.state not in _BAD for s in status.values()):
         return
-    if len(ended) >= min(threshold, max(1, executor.provider.max_blocks, executor.provider.init_blocks)):
+    if not executor.connected_blocks():
+        threshold = min(threshold, max(1, executor.provider.max_blocks, executor.provider.init_blocks))
+    if len(ended) >= threshold:
         fail(executor, status)
 
 
@@ -42,11 +47,10 @@ def fail(executor: BlockExecutor, status: dict[str, JobStatus]) -> None:
                     indented = "\n".join(f"      {line}" for line in text.strip().splitlines())
                     lines.append(f"    its {name} ends with:\n{indented}")
                     break
-    executor.set_bad_state_and_fail_all(
-        BlocksFailed(
-            executor.label,
-            "its blocks ended without doing their work:\n"
-            + "\n".join(lines)
-            + "\n  Check the provider's worker_init and that flowcore can be imported by the python on the nodes",
-        )
-    )
+    if executor.connected_blocks():
+        what, hint = "its blocks ended again and again", "What their workers wrote last is in the logs of the run"
+    else:
+        what = "its blocks ended without doing their work"
+        hint = "Check the provider's worker_init and that flowcore can be imported by the python on the nodes"
+    text = "\n".join([f"{what}:", *lines, f"  {hint}"])
+    executor.set_bad_state_and_fail_all(BlocksFailed(executor.label, text))

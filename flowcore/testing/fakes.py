@@ -297,7 +297,9 @@ class FakeBlockExecutor(FakeExecutor, BlockExecutor):
     Attributes:
         connected: ids of blocks whose workers have connected.
         idle: seconds by id of the blocks that are idle.
+        deserted: seconds by id of the blocks whose workers are all lost.
         released: the ids given to :meth:`release_block`, in their order.
+        ended: the ids given to :meth:`block_ended`, in their order.
     """
 
     def __init__(
@@ -314,7 +316,9 @@ class FakeBlockExecutor(FakeExecutor, BlockExecutor):
         self.workers = workers
         self.connected: set[str] = set()
         self.idle: dict[str, float] = {}
+        self.deserted: dict[str, float] = {}
         self.released: list[str] = []
+        self.ended: list[str] = []
         self._exception: Exception | None = None
 
     def submit(self, attempt: Attempt) -> None:
@@ -340,9 +344,17 @@ class FakeBlockExecutor(FakeExecutor, BlockExecutor):
         """Return ``idle``."""
         return dict(self.idle)
 
+    def deserted_blocks(self) -> dict[str, float]:
+        """Return ``deserted``."""
+        return dict(self.deserted)
+
     def release_block(self, block_id: str) -> None:
         """Write it down."""
         self.released.append(block_id)
+
+    def block_ended(self, block_id: str) -> None:
+        """Write it down."""
+        self.ended.append(block_id)
 
     @property
     def executor_exception(self) -> Exception | None:

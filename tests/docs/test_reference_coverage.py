@@ -35,7 +35,8 @@ HEADER = ("documented name or behaviour", "in flowcore", "shown by")
 #: The parts of the documentation that the page goes through.
 SECTIONS = (
     "Quickstart and tutorial", "Overview", "Apps", "Futures", "Passing Python objects", "Execution", "MPI apps",
-    "Error handling", "Memoization and checkpointing", "Configuration", "Example parallel patterns", "Structuring programs",
+    "Error handling", "Memoization and checkpointing", "Configuration", "Example parallel patterns",
+    "Structuring programs",
     "Lifted operators", "Join apps", "Usage statistics", "Plugins", "Measuring performance", "FAQ",
     "API: Core", "API: Configuration", "API: HighThroughputExecutor",
     "API: Exceptions", "API: Internal",

@@ -13,7 +13,7 @@ import pytest
 from flowcore.errors import BlocksFailed, ScalingFailed
 from flowcore.plugins.api import BlockEvent, JobState, RunInfo, hookimpl
 from flowcore.plugins.hooks import HookManager
-from flowcore.scaling.blocks import BlockPool, Scaler
+from flowcore.scaling.blocks import DESERTED_S, BlockPool, Scaler
 from flowcore.scaling.error_handlers import simple_error_handler, windowed_error_handler
 from flowcore.scaling.strategy import Decision, Load, no_scaling, simple
 from flowcore.testing import FakeBlockExecutor, FakeClock, FakeProvider
@@ -340,6 +340,37 @@ def test_repeated_failures_end_the_executor(tmp_path: Path) -> None:
     # A broken executor gets no further block.
     world.step(want_one)
     assert len(world.provider.jobs) == 3
+
+
+def test_one_lost_block_that_has_worked_does_not_end_the_executor() -> None:
+    world = World(init_blocks=1, max_blocks=1)
+    world.pool.start()
+    world.executor.connected = {"0"}
+    want_one = lambda load: Decision(scale_out=1 - load.active_blocks)  # noqa: E731
+    for i in range(3):
+        world.provider.set_state(f"job{i}", JobState.FAILED, exit_code=137)
+        assert not world.executor.bad_state_is_set
+        world.step(want_one)
+    assert world.executor.ended == ["0", "1", "2"]
+    assert "its blocks ended again and again" in str(world.executor.executor_exception)
+    assert "worker_init" not in str(world.executor.executor_exception)
+
+
+def test_a_block_whose_workers_are_all_lost_makes_room_for_another(caplog: pytest.LogCaptureFixture) -> None:
+    world = World(init_blocks=2, max_blocks=2)
+    world.pool.start()
+    for job in ("job0", "job1"):
+        world.provider.set_state(job, JobState.RUNNING)
+    world.executor.connected = {"0", "1"}
+    world.executor.deserted = {"1": DESERTED_S - 1, "77": 1e6}
+    world.step()
+    assert world.states() == ["RUNNING", "RUNNING"]
+    world.executor.deserted = {"1": DESERTED_S + 1}
+    with caplog.at_level(logging.WARNING):
+        world.step()
+    assert world.states() == ["RUNNING", "CANCELLED"]
+    assert "block 1 runs, and nothing has been heard of its workers for 31 s: it is cancelled" in caplog.text
+    assert not world.executor.bad_state_is_set
 
 
 def test_refusals_count_as_failures() -> None:

@@ -340,7 +340,7 @@ def test_a_place_for_what_is_set_aside_by_priority() -> None:
 @pytest.mark.parametrize(
     ("needs", "text"),
     [
-        ({"slots": 3}, "needs the cores of 3 workers, and block 0 has 2, on host"),
+        ({"slots": 3}, "is the place of 3 workers, and block 0 has 2 on host"),
         ({"memory_mb": 2000.0}, "needs 2000 MB of memory, and block 0 has 1000, on host"),
         ({"nodes": 5}, "needs 5 nodes, and block 0 has 4, on host"),
         ({"running_time_s": 100.0}, "needs 100 s of running time, and block 0 has 60, on host"),

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 import flowcore
-from flowcore.errors import BlocksFailed, ManagerLost, WorkerLost
+from flowcore.errors import BlocksFailed, InterchangeLost, ManagerLost, WorkerLost
 from flowcore.executors import HighThroughputExecutor
 from flowcore.testing import processes, servers
 from flowcore.testing.waiting import eventually
@@ -146,6 +146,21 @@ def test_with_a_retry_all_tasks_of_a_killed_interchange_run_on_another_executor(
     assert [f.result(timeout=BOUND_S) for f in futures] == list(range(100))
     # Nobody chooses the broken one any more.
     assert [note(str(path), i).result(timeout=BOUND_S) for i in range(100, 120)] == list(range(100, 120))
+
+
+def test_errors_that_many_tasks_share_say_of_each_its_own(load: Load, tmp_path: Path) -> None:
+    load(max_workers_per_node=1)
+    path, gate = tmp_path / "ran", tmp_path / "gate"
+    futures = [hold(str(path), i, str(gate)) for i in range(20)]
+    eventually(lambda: len(lines(path)) == 1)
+    [interchange] = running("interchange")
+    os.kill(interchange, signal.SIGKILL)
+    futures.append(note(str(path), 99))
+    for number, future in enumerate(futures):
+        with pytest.raises(InterchangeLost) as caught:
+            future.result(timeout=BOUND_S)
+        [told] = caught.value.__notes__
+        assert told.startswith(f"flowcore: task {number} ")
 
 
 def test_the_provider_knows_of_a_lost_block_before_any_heartbeat_is_missed(load: Load, tmp_path: Path) -> None:

@@ -67,7 +67,8 @@ def test_what_is_no_resource_is_refused_at_once(load: Load, specification: dict[
 def test_more_than_a_node_has_is_refused_by_the_first_manager(load: Load) -> None:
     load()
     with pytest.raises(
-        UnsupportedResource, match="'htex'.*the task needs the cores of 3 workers, and block 0 has 2, on"
+        UnsupportedResource,
+        match="'htex'.*the task wants cores=3, which is the place of 3 workers, and block 0 has 2 on",
     ):
         look(resource_specification={"cores": 3}).result(timeout=WAIT_S)
 

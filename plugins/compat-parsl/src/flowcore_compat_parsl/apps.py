@@ -57,7 +57,7 @@ class AppBase(apps.App[..., Any]):
         """Make a task of this call; see :meth:`flowcore.apps.App.__call__`."""
         given = args[self._place] if len(args) > self._place else kwargs.get(SPECIFICATION, self._default)
         if given:
-            kwargs.setdefault("resource_specification", given)
+            kwargs.setdefault("resource_specification", _in_flowcores_words(given))
         if SPECIFICATION in kwargs and not self._takes:
             del kwargs[SPECIFICATION]
         return super().__call__(*args, **kwargs)
@@ -66,6 +66,16 @@ class AppBase(apps.App[..., Any]):
         info = self._info
         executors = "all" if info.executors is None else list(info.executors)
         return _rebuilt, (self.kind, self.__wrapped__, executors, info.cache, list(info.ignore_for_cache))
+
+
+def _in_flowcores_words(specification: Any) -> Any:
+    """Return a specification with the keys in small letters; CosmicTagger in the guide calls the ranks tasks."""
+    if not isinstance(specification, dict):
+        return specification
+    words = {str(key).lower(): value for key, value in specification.items()}
+    if "num_tasks" in words and "num_ranks" not in words:
+        words["num_ranks"] = words.pop("num_tasks")
+    return words
 
 
 class PythonApp(AppBase):

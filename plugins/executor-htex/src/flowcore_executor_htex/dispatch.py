@@ -119,10 +119,16 @@ class Manager:
 
     def lacks(self, needs: Needs) -> str | None:
         """Return what its like will never have of such needs; None if nothing."""
+        if needs.slots > self.slots:
+            asked = ", ".join(f"{name.removeprefix('FLOWCORE_').lower()}={x}" for name, x in needs.variables.items())
+            return (
+                f"the task wants {asked or 'more than a worker has'}, which is the place of {needs.slots} workers, and "
+                f"block {self.block_id} has {self.slots} on {self.hostname}: give workers more cores or memory "
+                "(cores_per_worker, mem_per_worker), or nodes more workers (max_workers_per_node)"
+            )
         for wanted, there, what in (
-            (needs.slots, self.slots, "the cores of {} workers"),
             (needs.nodes, self.total_nodes, "{} nodes"),
-            (needs.memory_mb, self.total_memory_mb, "{:g} MB of memory"),
+            (needs.memory_mb, self.total_memory_mb, "{:.0f} MB of memory"),
             (needs.running_time_s, self.left_s, "{:g} s of running time"),
         ):
             if wanted > there:

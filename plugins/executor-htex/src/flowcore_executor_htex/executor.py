@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import select
 import shlex
@@ -41,6 +42,9 @@ from flowcore_executor_htex.needs import needs_of
 from flowcore_executor_htex.settings import InterchangeSettings, Listening, ManagerSettings
 from flowcore_executor_htex.store import Store
 from flowcore_executor_htex.submit import Connection, key_of
+
+# Below the core's logger, so that it is in the run's log.
+logger = logging.getLogger("flowcore.executors.htex")
 
 #: Seconds that the interchange has to start, and to end by itself.
 START_S = 30.0
@@ -217,6 +221,8 @@ class HighThroughputExecutor(BlockExecutor):
         self._stopping = False
         self._managers = protocol.Managers([], [], 0)
         self._managers_at = time.monotonic()
+        #: Since when blocks have had no manager.
+        self._deserted: dict[str, float] = {}
         self._breaking = threading.Lock()
 
     # --- life
@@ -448,6 +454,16 @@ class HighThroughputExecutor(BlockExecutor):
                 idle[manager.block_id] = min(seconds, idle.get(manager.block_id, seconds))
         return idle
 
+    def deserted_blocks(self) -> dict[str, float]:
+        """Return the blocks that had managers and have none, and for how many seconds."""
+        now = time.monotonic()
+        return {block: now - since for block, since in self._deserted.items()}
+
+    @property
+    def probe_resources(self) -> dict[str, Any]:
+        """In MPI mode, one rank on one node."""
+        return {"num_nodes": 1, "ranks_per_node": 1} if self.enable_mpi_mode else {}
+
     def release_block(self, block_id: str) -> None:
         """Give the block's managers no further attempts."""
         if self._connection is not None:
@@ -522,8 +538,16 @@ class HighThroughputExecutor(BlockExecutor):
         )
 
     def _take_managers(self, report: protocol.Managers) -> None:
+        now = time.monotonic()
+        before = {m.manager_id: m for m in self._managers.managers}
+        for gone in before.keys() - {m.manager_id for m in report.managers}:
+            manager = before[gone]
+            tasks = f", which had {manager.tasks} tasks" if manager.tasks else ""
+            logger.info("executor %s: manager %s of block %s is gone%s", self.label, gone, manager.block_id, tasks)
+        inhabited = {m.block_id for m in report.managers}
+        self._deserted = {block: self._deserted.get(block, now) for block in report.blocks if block not in inhabited}
         self._managers = report
-        self._managers_at = time.monotonic()
+        self._managers_at = now
 
     @property
     def _directory(self) -> Path:

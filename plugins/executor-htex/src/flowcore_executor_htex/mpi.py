@@ -275,7 +275,10 @@ def _count(specification: Mapping[str, Any], key: str) -> int:
     if key not in KEYS:
         word = str(key).lower()
         meant = f" (did you mean {_OTHER_WORDS[word]!r}?)" if word in _OTHER_WORDS else close_match(word, KEYS)
-        raise _refused(specification, f"MPI mode does not know {key!r}{meant}; it knows {', '.join(KEYS)}")
+        raise _refused(
+            specification,
+            f"MPI mode does not know {key!r}{meant}; it knows {', '.join(KEYS)}, priority, running_time_min",
+        )
     value = specification[key]
     try:
         if isinstance(value, bool):

@@ -37,7 +37,7 @@ from flowcore_executor_htex.protocol import Needs, ResultItem, TaskItem
 from flowcore_executor_htex.store import LARGE, Store
 from flowcore_executor_htex.worker import NONE
 
-logger = logging.getLogger("flowcore_executor_htex.executor")
+logger = logging.getLogger("flowcore.executors.htex")
 
 BATCH = 256
 LINGER_S = 0.0003
