@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from flowcore_executor_htex import protocol
-from flowcore_executor_htex.dispatch import BATCH, LAST_WORDS_S, Dispatcher, Output
+from flowcore_executor_htex.dispatch import BATCH, LAST_WORDS_S, LOOK_AT, Dispatcher, Output
 from flowcore_executor_htex.selection import OldestBlock
 
 from flowcore.errors import BadMessage
@@ -402,6 +402,69 @@ def test_what_a_manager_gives_back_goes_first_and_elsewhere() -> None:
     [(identity, frames), *_] = [o for o in dispatcher.from_manager(b"b", results(4, capacity=1), [], 1) if o[0] == b"b"]
     assert keys_of([protocol.decode(frames[0])]) == [2]
     assert frames[1:] == [b"2"]
+
+
+def test_what_is_given_back_is_taken_though_some_of_it_was_cancelled() -> None:
+    dispatcher = Dispatcher(10)
+    join(dispatcher, "a", 1)
+    dispatcher.from_manager(b"a", results(capacity=9), [], 0)
+    other = b"g" * 16
+    dispatcher.from_executor(tasks(1, 2), [])
+    dispatcher.from_executor(tasks(3, function=other), [])
+    dispatcher.from_manager(b"a", results(capacity=1), [], 0)
+    dispatcher.from_executor(protocol.Cancel([3]), [])
+    dispatcher.from_executor(protocol.Forget([other]), [])
+    back = [protocol.TaskItem(2, F, b""), protocol.TaskItem(3, other, b"")]
+    dispatcher.from_manager(b"a", protocol.Tasks(back), [], 1)
+    assert dispatcher.managers[b"a"].outstanding == {1}
+    assert dispatcher.pending == 1
+    strange = protocol.Tasks([protocol.TaskItem(1, b"?" * 16, b"")])
+    with pytest.raises(BadMessage, match="another function"):
+        dispatcher.from_manager(b"a", strange, [], 1)
+
+
+def test_fractions_of_memory_add_up() -> None:
+    dispatcher = Dispatcher(10)
+    dispatcher.greet(b"m", protocol.hello("m", "0", "host", 4, memory_mb=16000.0), 0)
+    for key, memory in enumerate((0.1, 0.2, 0.7)):
+        ask(dispatcher, needing(key, memory_mb=memory))
+    end(dispatcher, "m", 0, 1, 2)
+    assert ask(dispatcher, needing(9, memory_mb=16000.0)) == {b"m": [9]}
+
+
+def test_what_only_another_block_can_take_keeps_nobody_waiting() -> None:
+    dispatcher = Dispatcher(10**9)
+    dispatcher.greet(b"old", protocol.hello("old", "0", "host", 4, left_s=100.0), 0)
+    dispatcher.tick(50)
+    for key in range(20):
+        assert ask(dispatcher, needing(key, running_time_s=60.0)) == {}
+    assert ask(dispatcher, tasks(100, 101)) == {b"old": [100, 101]}
+    assert ask(dispatcher, needing(102, slots=2)) == {b"old": [102]}
+    out = sent(dispatcher.greet(b"new", protocol.hello("new", "1", "host", 4, left_s=100.0), 51))
+    assert keys_of(out[b"new"]) == [0, 1, 2, 3]
+    assert dispatcher.pending == 16
+
+
+def test_among_many_managers_the_one_that_fits_is_found() -> None:
+    dispatcher = Dispatcher(10**9)
+    for number in range(LOOK_AT + 20):
+        join(dispatcher, f"m{number}", 1)
+    dispatcher.greet(b"large", protocol.hello("large", "1", "host", 4), 0)
+    assert ask(dispatcher, needing(1, slots=3)) == {}, "not among those that are looked at for each message"
+    assert keys_of(sent(dispatcher.tick(1))[b"large"]) == [1]
+    assert ask(dispatcher, needing(2, slots=9)) == {}
+    [message] = sent(dispatcher.tick(2))[None]
+    assert [(r.key, r.kind) for r in message.results] == [(2, protocol.UNFIT)]
+
+
+def test_a_policy_that_counts_wrong_does_no_harm() -> None:
+    class Wrong(OldestBlock):
+        def __len__(self) -> int:
+            return 0
+
+    dispatcher = Dispatcher(10, Wrong())
+    join(dispatcher, "m", 2)
+    assert ask(dispatcher, tasks(1, 2)) == {b"m": [1, 2]}
 
 
 def test_in_mpi_mode_a_block_has_one_manager() -> None:

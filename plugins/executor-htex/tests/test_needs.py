@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 from flowcore_executor_htex.needs import needs_of, seconds_left
 from flowcore_executor_htex.protocol import Needs
@@ -26,6 +27,12 @@ def test_cores_are_counted_in_workers(cores: float, per_worker: float, slots: in
     assert needs is not None
     assert needs.slots == slots
     assert needs.demanding is (slots > 1)
+
+
+@pytest.mark.parametrize("specification", [{"cores": 10**20}, {"cores": 1e300}, {"memory": 1e300}])
+def test_a_number_that_is_too_large_is_one_that_can_be_sent(specification: dict[str, Any]) -> None:
+    needs = make(specification, mem_per_worker=1e-3)
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(needs), type=Needs) == needs
 
 
 def test_memory_is_the_nodes_or_the_workers() -> None:
@@ -69,6 +76,8 @@ def test_mpi_tasks() -> None:
         ({"memory": -1}, {}, "memory must be a number from 0 on, not -1"),
         ({"priority": float("nan")}, {}, "priority must be a number, not nan"),
         ({"running_time_min": None}, {}, "running_time_min must be a number"),
+        ({"priority": 10**400}, {}, "priority must be a number, not 1000"),
+        ({"num_nodes": 10**12, "num_ranks": 10**12}, {"mpi_mode": True}, "is more than any machine has"),
         ({}, {"mpi_mode": True}, "an MPI task must say how many nodes and ranks it needs"),
         ({"num_nodes": 2, "cores": 2}, {"mpi_mode": True}, "MPI mode does not know 'cores'"),
     ],
@@ -91,3 +100,8 @@ def test_what_is_no_specification(specification: dict[str, Any], options: dict[s
 )
 def test_when_a_block_ends(environment: dict[str, str], walltime_s: float | None, left_s: float | None) -> None:
     assert seconds_left(environment, walltime_s, 1000.0) == left_s
+
+
+def test_what_has_passed_is_not_left() -> None:
+    assert seconds_left({}, 60.0, 1000.0, passed_s=20.0) == 40.0
+    assert seconds_left({}, 60.0, 1000.0, passed_s=90.0) == 0.0

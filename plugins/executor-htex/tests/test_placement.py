@@ -181,6 +181,13 @@ def test_a_launcher_for_mpi_that_is_none() -> None:
         HighThroughputExecutor(enable_mpi_mode=True, mpi_launcher="mpirun")
 
 
+def test_mpi_mode_and_affinity_exclude_each_other() -> None:
+    with pytest.raises(
+        ConfigurationError, match=r"enable_mpi_mode=True, cpu_affinity='block'\): in MPI mode the launcher"
+    ):
+        HighThroughputExecutor(enable_mpi_mode=True, cpu_affinity="block")
+
+
 # --- drain
 
 

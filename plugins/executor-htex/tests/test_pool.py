@@ -219,20 +219,45 @@ def test_what_is_taken_back_before_it_began_gives_its_nodes_and_workers_back() -
     assert pool.slots[2].nodes == ["n2", "n10", "n1"], "the scheduler's order is kept"
 
 
-def test_cancelling_names_the_workers_that_have_it_waiting() -> None:
+def test_cancelling_names_the_workers_that_have_it() -> None:
     pool = started(2)
     warm(pool, 10)
     add(pool, 1, 2, 3, 4)
     assert given(pool) == {0: [1, 2], 1: [3, 4]}
-    assert pool.holders([4, 1]) == [1]
+    assert pool.holders([4, 1]) == [0, 1]
+    pool.taken_back(0, 1, 0.0)
     pool.taken_back(1, 1, 0.0)
-    assert pool.cancel([4, 1]) == [], "the first runs, with another behind it"
-    assert given(pool) == {}
+    assert pool.cancel([4, 1]) == [0]
+    assert given(pool) == {}, "the first worker is ended, and the other runs something"
+    assert end(pool, 0, 1) == [], "its result is not wanted any more"
     end(pool, 1, 3)
-    assert given(pool) == {}
-    end(pool, 0, 1, 2)
+    assert given(pool) == {1: [2]}
+    assert pool.lost(0) is None
+    pool.ready(0, 0.0)
     add(pool, 5)
     assert given(pool) == {0: [5]}
+
+
+def test_what_a_dead_worker_has_not_begun_is_not_lost() -> None:
+    pool = started(1)
+    add(pool, 1)
+    assert given(pool) == {0: [1]}
+    assert pool.lost(0, waiting=1) is None, "its token was still there"
+    pool.ready(0, 0.0)
+    assert given(pool) == {0: [1]}
+    assert pool.lost(0) == 1
+
+
+def test_what_a_retiring_worker_had_for_itself_is_free_when_it_is_gone() -> None:
+    pool = started(2, nodes=["a", "b"])
+    demanding(pool, 1, nodes=2)
+    assert given(pool) == {0: [1]}
+    pool.retiring(0)
+    assert end(pool, 0, 1) == [1]
+    demanding(pool, 2, nodes=1)
+    assert given(pool) == {}
+    pool.lost(0)
+    assert given(pool) == {1: [2]}
 
 
 def test_prefetch_capacity_is_held_whatever_attempts_take() -> None:
@@ -309,6 +334,8 @@ def test_cancelling_drops_what_waits_and_names_the_worker_to_interrupt() -> None
     assert pool.cancel([2]) == []
     assert pool.cancel([1]) == [0]
     end(pool, 0, 1)
+    assert given(pool) == {}
+    pool.lost(0)
     assert given(pool) == {0: [3]}
 
 

@@ -97,6 +97,9 @@ class Manager:
         self.outstanding.discard(key)
         if self.needs and (needs := self.needs.pop(key, None)) is not None:
             self._change(needs, -1)
+            if not self.needs:
+                # What was added to fractions and taken from them again is not what it was.
+                self.memory_mb = self.total_memory_mb
 
     def _change(self, needs: Needs, sign: int) -> None:
         self.extra_slots += sign * (needs.slots - 1)
@@ -195,6 +198,15 @@ class Dispatcher:
         #: Attempts for which there is no place now, by turn; a manager is kept free for the first one.
         self._aside: list[Entry] = []
         self._kept_free: Manager | None = None
+        #: Attempts that none of the managers could take, had it nothing else to do: until another manager comes. Time
+        #: only runs out, and nobody who is held is let go.
+        self._later: list[Entry] = []
+        #: Needs for which that is known.
+        self._hopeless: set[tuple[float, ...]] = set()
+        #: Where the last such attempt found its place: the next one may, too.
+        self._last_fit: Manager | None = None
+        #: Managers that are looked at; once a second all, for there may be more that do not fit.
+        self._look_at: int | None = LOOK_AT
         self._now = 0.0
         self._waiting: set[int] = set()
         self._owner: dict[int, bytes] = {}
@@ -270,6 +282,8 @@ class Dispatcher:
             manager = self.managers[identity]
             for key in theirs:
                 manager.drop(key)
+            if not manager.outstanding:
+                manager.idle_since = self._now
             outputs.append(self._to(manager, protocol.Cancel(theirs)))
             self._update_ready(manager)
         return outputs + self._dispatch()
@@ -332,6 +346,10 @@ class Dispatcher:
         self.changed = True
         # What had no place may have one now.
         self._give_up_place()
+        self._hopeless.clear()
+        for entry in reversed(self._later):
+            self._pending.add_first(entry)
+        self._later.clear()
         return [*outputs, self._to(manager, protocol.Heartbeat()), *self._dispatch()]
 
     def from_manager(
@@ -347,7 +365,9 @@ class Dispatcher:
             # It was given up; its attempts were reported as lost, and its results would be doubles.
             return [(identity, protocol.encode(protocol.Stop("the interchange has given this manager up", again=True)))]
         manager.last_seen = self._now = now
-        manager.lost_at = float("inf")
+        if manager.lost_at < float("inf"):
+            # A result may have been on its way when its block ended; a sign of life says that it has not.
+            manager.lost_at = float("inf") if isinstance(message, protocol.Heartbeat) else now + LAST_WORDS_S
         manager.received += 1
         if isinstance(message, protocol.Heartbeat):
             if message.sent != manager.received - 1:
@@ -365,7 +385,7 @@ class Dispatcher:
             return self._take_back(manager, message, payload)
         if not isinstance(message, protocol.Results):
             raise BadMessage(f"{type(message).__name__} is no message of a manager")
-        if not 0 <= message.capacity <= MAX_CAPACITY:
+        if message.capacity < 0:
             raise BadMessage(f"a capacity of {message.capacity}")
         outstanding = manager.outstanding
         owner = self._owner
@@ -382,7 +402,7 @@ class Dispatcher:
             outstanding -= keys
         for key in keys:
             owner.pop(key, None)
-        manager.capacity = message.capacity
+        manager.capacity = min(message.capacity, MAX_CAPACITY)
         if not outstanding:
             manager.idle_since = now
         outputs: list[Output] = []
@@ -394,7 +414,8 @@ class Dispatcher:
 
     def _take_back(self, manager: Manager, message: protocol.Tasks, payload: Sequence[Any]) -> list[Output]:
         for item in message.tasks:
-            if item.function not in self._functions:
+            # The function of one that was cancelled meanwhile may be forgotten.
+            if item.key in manager.outstanding and item.function not in self._functions:
                 raise BadMessage("it gives back an attempt with another function")
         entries: list[Entry] = []
         position = 0
@@ -407,6 +428,8 @@ class Dispatcher:
             position += item.frames
         for entry in reversed(entries):
             self._pending.add_first(entry)
+        if entries and not manager.outstanding:
+            manager.idle_since = self._now
         self._update_ready(manager)
         return self._dispatch()
 
@@ -438,6 +461,8 @@ class Dispatcher:
         for function in manager.functions:
             self._knowers[function].discard(identity)
         self.changed = True
+        if manager is self._last_fit:
+            self._last_fit = None
         if manager is self._kept_free:
             self._give_up_place()
         if not manager.outstanding:
@@ -460,7 +485,10 @@ class Dispatcher:
                 outputs += self.lose(identity, f"nothing was heard of it for {silent:.1f} s")
             elif now > manager.lost_at:
                 outputs += self.lose(identity, "its block ended")
-        return outputs + self._dispatch()
+        self._look_at = None
+        outputs += self._dispatch()
+        self._look_at = LOOK_AT
+        return outputs
 
     def report(self, now: float) -> protocol.Managers:
         """Return what the executor is to know of the managers."""
@@ -503,6 +531,9 @@ class Dispatcher:
                 queue.popleft()
                 continue
             if item.needs is not None and item.needs.demanding:
+                if self._hopeless and _amounts(item.needs) in self._hopeless:
+                    self._later.append(queue.popleft())
+                    continue
                 if len(self._aside) >= SET_ASIDE:
                     if not self._is_behind(self._aside[-1]):
                         break
@@ -516,7 +547,7 @@ class Dispatcher:
             if manager is None:
                 break
             # Slots are shared out evenly before anything is prefetched.
-            share = max(1, len(self._waiting) // len(ready))
+            share = max(1, (len(self._waiting) - len(self._later)) // max(1, len(ready)))
             free = manager.free_slots
             if manager.capacity >= SHORT * manager.slots:
                 # Short attempts are not worth a message each.
@@ -586,7 +617,11 @@ class Dispatcher:
             if manager is None:
                 unfit = self._why_never(needs)
                 if unfit is None:
-                    left.append(entry)
+                    if self._fits_none(needs):
+                        self._hopeless.add(_amounts(needs))
+                        self._later.append(entry)
+                    else:
+                        left.append(entry)
                     continue
                 self._waiting.discard(key)
                 result = ResultItem(key, protocol.UNFIT, unfit.encode())
@@ -606,10 +641,20 @@ class Dispatcher:
     def _find(self, needs: Needs, *, first: bool) -> Manager | None:
         if self._kept_free is not None and first and self._kept_free.fits_now(needs, self._now):
             return self._kept_free
-        return next((m for m in self._some_ready() if m.fits_now(needs, self._now)), None)
+        last = self._last_fit
+        if last is None or last is self._kept_free or last.room < 1 or not last.fits_now(needs, self._now):
+            self._last_fit = next((m for m in self._some_ready() if m.fits_now(needs, self._now)), None)
+        return self._last_fit
 
     def _some_ready(self) -> Iterator[Manager]:
-        return itertools.islice(self._ready, LOOK_AT)
+        return itertools.islice(self._ready, self._look_at)
+
+    @property
+    def _sees_all(self) -> bool:
+        return self._look_at is None or len(self.managers) <= self._look_at
+
+    def _fits_none(self, needs: Needs) -> bool:
+        return self._sees_all and not any(m.fits_when_empty(needs, self._now) for m in self.managers.values())
 
     def _keep_one_free(self, needs: Needs | None) -> None:
         """Let a manager run empty for the first attempt that is set aside: others would for ever take its place."""
@@ -618,7 +663,7 @@ class Dispatcher:
         if kept is not None and kept.fits_when_empty(needs, self._now):
             return
         self._give_up_place()
-        some = itertools.islice(self.managers.values(), LOOK_AT)
+        some = itertools.islice(self.managers.values(), self._look_at)
         fitting = [m for m in (*self._some_ready(), *some) if m.fits_when_empty(needs, self._now)]
         if fitting:
             self._kept_free = max(fitting, key=lambda m: m.free_slots)
@@ -631,12 +676,18 @@ class Dispatcher:
 
     def _why_never(self, needs: Needs) -> str | None:
         """Return why nothing that is connected could ever take an attempt with such needs; None if something could."""
+        if not self._sees_all and self._last_fit is not None and self._last_fit.lacks(needs) is None:
+            return None
         reason = None
-        for manager in itertools.islice(self.managers.values(), LOOK_AT):
+        for manager in itertools.islice(self.managers.values(), self._look_at):
             reason = manager.lacks(needs)
             if reason is None:
                 return None
-        return reason
+        return reason if self._sees_all else None
+
+
+def _amounts(needs: Needs) -> tuple[float, ...]:
+    return needs.slots, needs.memory_mb, needs.nodes, needs.running_time_s
 
 
 def _priority(item: TaskItem) -> float:

@@ -213,6 +213,11 @@ class HighThroughputExecutor(BlockExecutor):
                 f"HighThroughputExecutor(heartbeat_period={self.heartbeat_period:g}, "
                 f"heartbeat_threshold={self.heartbeat_threshold:g}): the threshold must be longer than the period"
             )
+        if self.enable_mpi_mode and self.cpu_affinity != "none":
+            raise ConfigurationError(
+                f"HighThroughputExecutor(enable_mpi_mode=True, cpu_affinity={self.cpu_affinity!r}): in MPI mode the "
+                "launcher binds ranks; a worker, which only waits for it, must not be bound. Leave cpu_affinity out"
+            )
         self._context: ExecutorContext | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None

@@ -290,7 +290,7 @@ def main() -> int:
     calm_collector()
     try:
         interchange = Interchange(settings, executor)
-    except OSError as error:
+    except (OSError, zmq.ZMQError) as error:
         executor.send(msgspec.json.encode(Listening(error=str(error))))
         return 1
     executor.send(msgspec.json.encode(Listening(interchange.port)))

@@ -211,7 +211,10 @@ class WorkerProcess:
         if self.distrusted:
             return self.distrusted
         if code < 0:
-            name = signal.Signals(-code).name
+            try:
+                name = signal.Signals(-code).name
+            except ValueError:  # of the real-time ones, Python names two
+                name = f"SIGRTMIN+{-code - signal.SIGRTMIN}"
             hint = " (the kernel ends processes so when memory runs out)" if -code == signal.SIGKILL else ""
             return f"killed by signal {-code} ({name}){hint}"
         return f"exited with code {code}"
@@ -224,12 +227,13 @@ class Manager:
         settings: the executor's.
         block_id: the block that this node is part of.
         stopping: set to make :meth:`run` return soon.
+        started: when this process started, in monotonic seconds: an earlier manager may have had its time.
 
     Raises:
         GiveUp: this node has no room for a worker, or the interchange cannot be reached.
     """
 
-    def __init__(self, settings: ManagerSettings, block_id: str, stopping: threading.Event) -> None:
+    def __init__(self, settings: ManagerSettings, block_id: str, stopping: threading.Event, started: float) -> None:
         self._settings = settings
         self._stopping = stopping
         self._block_id = block_id
@@ -251,7 +255,7 @@ class Manager:
         else:
             endpoint = f"tcp://{find_address(settings)}:{settings.port}"
         self._hub.connect(endpoint)
-        left_s = needs.seconds_left(os.environ, settings.walltime_s, time.time())
+        left_s = needs.seconds_left(os.environ, settings.walltime_s, time.time(), time.monotonic() - started)
         memory_mb = 1000 * memory_gb()
         greeting = protocol.hello(self._id, block_id, socket.gethostname(), slots, len(nodes), memory_mb, left_s)
         wire.send(self._hub, protocol.encode(greeting))
@@ -269,7 +273,7 @@ class Manager:
         self._reason = "its block ended"
         drain_period = settings.drain_period
         #: When to take no further attempts (monotonic seconds).
-        self._drain_at = float("inf") if drain_period is None else time.monotonic() + drain_period
+        self._drain_at = float("inf") if drain_period is None else started + drain_period
         #: Whether the interchange knows, and has sent all that it will.
         self._held = False
         for rank in range(slots):
@@ -414,7 +418,9 @@ class Manager:
             try:
                 messages, alive = worker.link.receive()
                 for header, *frames in messages:
-                    wanted = self._from_worker(worker, protocol.decode(header), now)
+                    message = protocol.decode(header)
+                    protocol.check_payload(message, frames)
+                    wanted = self._from_worker(worker, message, now)
                     results += wanted
                     if wanted:
                         payload += frames
@@ -502,7 +508,7 @@ class Manager:
                 raise GiveUp(f"workers cannot start, the last one {cause}; what they printed stands above")
         # What it had started would go on beside the next attempt, on nodes that this is given.
         self._end_orphans(worker.rank)
-        key = self._pool.lost(worker.rank)
+        key = self._pool.lost(worker.rank, worker.tokens.take_back())
         del self._by_fd[worker.link.socket.fileno()]
         self._poller.unregister(worker.link.socket)
         worker.close()
@@ -532,10 +538,12 @@ def main() -> int:
     stopping = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Of the block: a manager that takes the place of another has what is left of it.
+    started = time.monotonic()
     # A manager more often would not help: one is enough for each connection that is reset.
     for _ in range(MAX_STARTS):
         try:
-            serve(settings, options.block_id, stopping)
+            serve(settings, options.block_id, stopping, started)
         except StartAgain as reason:
             logger.warning("starting again: %s", reason)
         except GiveUp as reason:
@@ -551,13 +559,13 @@ def main() -> int:
     return 1
 
 
-def serve(settings: ManagerSettings, block_id: str, stopping: threading.Event) -> None:
+def serve(settings: ManagerSettings, block_id: str, stopping: threading.Event, started: float) -> None:
     """Make a manager, and run it until it ends.
 
     Raises:
         GiveUp, StartAgain: as :class:`Manager`.
     """
-    manager = Manager(settings, block_id, stopping)
+    manager = Manager(settings, block_id, stopping, started)
     try:
         manager.run()
     finally:

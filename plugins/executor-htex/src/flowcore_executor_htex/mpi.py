@@ -27,6 +27,8 @@ NODES_VARIABLE = "FLOWCORE_MPI_NODES"
 THIS_HOST = "localhost"
 #: Nodes that a list may name at most: far above any machine, and below what a wrong digit could ask for.
 MAX_NODES = 1 << 17
+#: Nodes or ranks that a task may ask for at most: products of two still fit the wire.
+MAX_COUNT = 1 << 31
 #: Seconds that ``mpiexec --version`` may take.
 VERSION_S = 10.0
 OPEN_MPI = "openmpi"
@@ -290,6 +292,8 @@ def _count(specification: Mapping[str, Any], key: str) -> int:
         ) from None
     if count < 1:
         raise _refused(specification, f"{key} must be a whole number from 1 on, not {value!r}; {_EXAMPLE}")
+    if count > MAX_COUNT:
+        raise _refused(specification, f"{key}={value!r} is more than any machine has; {_EXAMPLE}")
     return count
 
 

@@ -19,6 +19,8 @@ from flowcore_executor_htex.protocol import Needs
 ORDER_KEYS = ("priority", "running_time_min")
 #: For tasks on one node.
 NODE_KEYS = ("cores", "memory")
+#: More workers than any node has, and few enough for the wire.
+MAX_SLOTS = 2.0**40
 #: Environment variables of a job that say when it ends, in seconds since the epoch.
 END_VARIABLES = ("SLURM_JOB_END_TIME", "COBALT_ENDTIME")
 
@@ -53,10 +55,10 @@ def needs_of(
                 )
         cores = _number(specification, "cores", 0.0)
         memory = _number(specification, "memory", 0.0)
-        slots = max(1, math.ceil(cores / cores_per_worker - 1e-9))
+        slots = max(1, math.ceil(min(cores / cores_per_worker, MAX_SLOTS) - 1e-9))
         if mem_per_worker is not None:
             # Then memory is shared out with the workers, and a task's is that of so many of them.
-            slots = max(slots, math.ceil(memory / (1000 * mem_per_worker) - 1e-9))
+            slots = max(slots, math.ceil(min(memory / (1000 * mem_per_worker), MAX_SLOTS) - 1e-9))
             memory = 0.0
         needs = Needs(slots=slots, memory_mb=memory)
     else:
@@ -67,28 +69,34 @@ def needs_of(
     return needs
 
 
-def seconds_left(environment: Mapping[str, str], walltime_s: float | None, now: float) -> float | None:
+def seconds_left(
+    environment: Mapping[str, str], walltime_s: float | None, now: float, passed_s: float = 0.0
+) -> float | None:
     """Return the seconds until this block ends; None if nothing says so.
 
     Args:
         environment: of the job; schedulers' variables go first.
         walltime_s: of the provider, from the block's start on.
         now: seconds since the epoch.
+        passed_s: seconds since the block's start, as far as is known.
     """
     for variable in END_VARIABLES:
         try:
             return max(0.0, float(environment[variable]) - now)
         except (KeyError, ValueError):
             continue
-    return walltime_s
+    return None if walltime_s is None else max(0.0, walltime_s - passed_s)
 
 
 def _number(specification: Mapping[str, Any], key: str, default: float, lowest: float = 0.0) -> float:
     value = specification.get(key, default)
-    if type(value) is bool or not isinstance(value, numbers.Real) or not math.isfinite(value) or value < lowest:
-        expected = "a number" if lowest < 0 else "a number from 0 on"
-        raise _refused(specification, f"{key} must be {expected}, not {value!r} ({type(value).__name__})")
-    return float(value)
+    try:
+        if type(value) is not bool and isinstance(value, numbers.Real) and math.isfinite(value) and not value < lowest:
+            return float(value)
+    except OverflowError:  # a whole number that no float can hold
+        pass
+    expected = "a number" if lowest < 0 else "a number from 0 on"
+    raise _refused(specification, f"{key} must be {expected}, not {value!r} ({type(value).__name__})")
 
 
 def _refused(specification: Mapping[str, Any], why: str) -> ValueError:

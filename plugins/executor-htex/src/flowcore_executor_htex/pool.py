@@ -187,12 +187,16 @@ class Pool:
                 wanted.append(result)
                 self._learn(item.function, float(result.duration_us))
         slot.since = now
-        if wanted and (slot.borrowed or slot.nodes):
+        if wanted and not slot.retiring and (slot.borrowed or slot.nodes):
             self._release(slot)
         return wanted
 
-    def lost(self, rank: int) -> int | None:
+    def lost(self, rank: int, waiting: int = 0) -> int | None:
         """The worker's process is gone: queue again what it had not begun.
+
+        Args:
+            rank: the worker's.
+            waiting: how many of its attempts it has certainly not begun.
 
         Returns:
             The key of the attempt that it ran; None if it ran none.
@@ -202,7 +206,7 @@ class Pool:
         slot.functions = set()
         slot.load_us = 0.0
         self._release(slot)
-        running = given.popleft()[0].key if given and slot.ready and not slot.retiring else None
+        running = given.popleft()[0].key if len(given) > waiting and slot.ready and not slot.retiring else None
         slot.ready = slot.retiring = False
         self._queue_again(given)
         # Whatever made it die may be in the queue: be careful again.
@@ -224,9 +228,9 @@ class Pool:
         slot.borrowed, slot.nodes = [], []
 
     def holders(self, keys: Sequence[int]) -> list[int]:
-        """Return the ranks of workers that have one of some attempts behind the one that they run."""
+        """Return the ranks of workers that have one of some attempts, begun or not."""
         wanted = set(keys)
-        return [s.rank for s in self.slots if any(entry[0].key in wanted for entry in list(s.given)[1:])]
+        return [s.rank for s in self.slots if any(entry[0].key in wanted for entry in s.given)]
 
     def taken_back(self, rank: int, count: int, now: float) -> None:
         """A worker's last attempts were taken back from it: queue them again.
@@ -244,15 +248,20 @@ class Pool:
             self._learn(slot.given[0][0].function, (now - slot.since) * 1e6)
 
     def cancel(self, keys: Sequence[int]) -> list[int]:
-        """Drop attempts that have not begun.
+        """Drop attempts, after those that workers have not begun were taken back from :meth:`holders`.
 
         Returns:
-            Ranks of workers that run a cancelled attempt and have nothing else: ending them interrupts it.
+            Ranks of workers that run a cancelled attempt and have nothing else: they are to be ended, which interrupts
+            it, and are given nothing until they are replaced.
         """
         cancelled = set(keys)
         self._queue = deque(entry for entry in self._queue if entry[0].key not in cancelled)
         self._demanding = deque(entry for entry in self._demanding if entry[0].key not in cancelled)
-        return [s.rank for s in self.slots if len(s.given) == 1 and s.given[0][0].key in cancelled]
+        running = [s for s in self.slots if len(s.given) == 1 and s.given[0][0].key in cancelled]
+        for slot in running:
+            slot.given.clear()
+            slot.retiring = True
+        return [slot.rank for slot in running]
 
     def forget(self, functions: Sequence[bytes]) -> list[Assignment]:
         """Drop functions here and in the workers that know them."""

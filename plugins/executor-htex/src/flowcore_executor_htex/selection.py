@@ -6,6 +6,7 @@ The executor's option ``manager_selection`` names one of ``POLICIES``, or a clas
 
 from __future__ import annotations
 
+import bisect
 import importlib
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Protocol
@@ -65,26 +66,49 @@ class OldestBlock:
     """
 
     def __init__(self) -> None:
-        self._blocks: dict[str, RoundRobin] = {}
+        #: A block's turn, by its id, and its managers, by its turn.
+        self._turns: dict[str, int] = {}
+        self._blocks: list[RoundRobin] = []
+        #: Turns of the blocks that have managers with a free slot, and with room to prefetch; in order.
+        self._free: list[int] = []
+        self._prefetching: list[int] = []
 
     def add(self, manager: Manager) -> None:
         """Queue the manager in its block."""
-        self._blocks.setdefault(manager.block_id, RoundRobin()).add(manager)
+        turn = self._turns.setdefault(manager.block_id, len(self._blocks))
+        if turn == len(self._blocks):
+            self._blocks.append(RoundRobin())
+        self._blocks[turn].add(manager)
+        self._note(turn)
 
     def discard(self, manager: Manager) -> None:
         """Take the manager out. Its block keeps its turn."""
-        if manager.block_id in self._blocks:
-            self._blocks[manager.block_id].discard(manager)
+        turn = self._turns.get(manager.block_id)
+        if turn is not None:
+            self._blocks[turn].discard(manager)
+            self._note(turn)
+
+    def _note(self, turn: int) -> None:
+        block = self._blocks[turn]
+        for turns, managers in ((self._free, block._free), (self._prefetching, block._prefetching)):
+            at = bisect.bisect_left(turns, turn)
+            there = at < len(turns) and turns[at] == turn
+            if managers and not there:
+                turns.insert(at, turn)
+            elif there and not managers:
+                del turns[at]
 
     def __iter__(self) -> Iterator[Manager]:
         """Yield those with a free slot, block by block, then the others."""
-        for block in self._blocks.values():
-            yield from block._free.values()
-        for block in self._blocks.values():
-            yield from block._prefetching.values()
+        for turn in self._free:
+            yield from self._blocks[turn]._free.values()
+        for turn in self._prefetching:
+            yield from self._blocks[turn]._prefetching.values()
 
     def __len__(self) -> int:
-        return next((len(block) for block in self._blocks.values() if len(block)), 0)
+        """Return the number of those of the block whose turn it is."""
+        turns = self._free or self._prefetching
+        return len(self._blocks[turns[0]]) if turns else 0
 
 
 POLICIES: dict[str, Callable[[], SelectionPolicy]] = {"round-robin": RoundRobin, "oldest-block": OldestBlock}

@@ -42,7 +42,10 @@ def size_of(parts: Iterable[Any]) -> int:
 
 def _write(path: str, parts: Sequence[Any]) -> bool:
     """Write buffers to a file; return False if they do not fit."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError:
+        return False
     try:
         # Not by mapping it: where memory has run out that would be a SIGBUS.
         for part in parts:

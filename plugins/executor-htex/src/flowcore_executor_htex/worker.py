@@ -43,6 +43,7 @@ STARTUP = "FLOWCORE_WORKER_STARTUP"
 ALSO_NAMED = "FLOWCORE_WORKER_ALSO_NAMED"
 #: The pickled None, which most tasks without a result return.
 NONE = pickle.dumps(None, 5)
+_OVERRAN = protocol.encode_header(protocol.Stop("a call that overran its walltime does not end"))
 
 
 class _Retired(Exception):
@@ -133,15 +134,21 @@ class Worker:
         duration_us = int((time.perf_counter() - began) * 1e6)
         if place is not None:
             place.undo(self._cpus)
+        overran = kind == protocol.ERROR and place is not None and walltime.still_running(UNWIND_S)
+        if overran:
+            # Before the result: what the attempt had for itself is free only when this process is gone.
+            self._send(_OVERRAN, [])
         where = self._where if kind == protocol.ERROR else None
         result = protocol.ResultItem(item.key, kind, body, len(buffers), duration_us, where)
         if buffers or len(body) >= LARGE:
             self._send_large(result, buffers)
         else:
             self._send(protocol.encode_header(protocol.Results([result])), [])
+        if overran:
+            raise _Retired
         if kind == protocol.ERROR and walltime.still_running(UNWIND_S):
             # What still runs would share the process with all that follows.
-            self._send(protocol.encode_header(protocol.Stop("a call that overran its walltime does not end")), [])
+            self._send(_OVERRAN, [])
             raise _Retired
 
     def _arguments(self, item: protocol.TaskItem, frames: list[bytearray]) -> Any:
