@@ -104,8 +104,11 @@ BY_TWO = "an MPI task must say how many nodes and ranks it needs, by two of num_
             "MPI mode does not know 'RANKS_PER_NODE' (did you mean 'ranks_per_node'?); it knows num_nodes, "
             "ranks_per_node, num_ranks",
         ),
-        ({"gpus": 4}, "MPI mode does not know 'gpus'; it knows num_nodes, ranks_per_node, num_ranks"),
-        ({7: 4}, "MPI mode does not know 7; it knows num_nodes, ranks_per_node, num_ranks"),
+        (
+            {"gpus": 4},
+            "MPI mode does not know 'gpus'; it knows num_nodes, ranks_per_node, num_ranks, priority, running_time_min",
+        ),
+        ({7: 4}, "MPI mode does not know 7; it knows num_nodes, ranks_per_node, num_ranks, priority, running_time_min"),
     ],
 )
 def test_what_is_refused_and_why(specification: dict[str, Any], why: str) -> None:

@@ -43,7 +43,7 @@ def test_with_nothing_to_take_back_nothing_changes(tokens: Tokens) -> None:
 
 def test_each_attempt_is_begun_once_while_both_sides_race(tokens: Tokens) -> None:
     """A worker that begins batches, and a manager that takes back at random and gives again."""
-    total = 20000
+    total = 4000
     batches: list[tuple[int, list[int]]] = []
     arrived = threading.Semaphore(0)
     begun: list[int] = []
