@@ -255,6 +255,31 @@ def dumps_call(
         raise SerializationError(f"the arguments of app {app_name!r}", whole.reason) from whole.__cause__
 
 
+class _Parts(list[Any]):
+    """A file that keeps what is written to it: of a large bytes object, the object itself."""
+
+    write = list.append
+
+
+def dumps_call_parts(
+    app_name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], buffers: list[memoryview] | None = None
+) -> Sequence[bytes]:
+    """Serialize the arguments of one call, as bytes that follow one another: large strings of bytes are not copied.
+
+    Raises:
+        SerializationError: names the argument that cannot be written.
+    """
+    if (
+        any(type(arg) is bytes and len(arg) >= OUT_OF_BAND_BYTES for arg in args)
+        and is_plain(args)
+        and is_plain(tuple(kwargs.values()))
+    ):
+        parts = _Parts()
+        pickle.Pickler(parts, 5).dump((args, kwargs))
+        return parts
+    return (dumps_call(app_name, args, kwargs, buffers),)
+
+
 def dumps_callable(function: Callable[..., Any], name: str) -> bytes:
     """Serialize a function: by reference where its module can be imported, else by value.
 

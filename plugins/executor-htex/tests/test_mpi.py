@@ -92,17 +92,17 @@ BY_TWO = "an MPI task must say how many nodes and ranks it needs, by two of num_
         (
             {"num_nodes": 2, "num_tasks": 8, "ranks_per_node": 4},
             "MPI mode does not know 'num_tasks' (did you mean 'num_ranks'?); it knows num_nodes, ranks_per_node, "
-            "num_ranks",
+            "num_ranks, priority, running_time_min",
         ),
         (
             {"PPN": 2},
             "MPI mode does not know 'PPN' (did you mean 'ranks_per_node'?); it knows num_nodes, ranks_per_node, "
-            "num_ranks",
+            "num_ranks, priority, running_time_min",
         ),
         (
             {"RANKS_PER_NODE": 4},
             "MPI mode does not know 'RANKS_PER_NODE' (did you mean 'ranks_per_node'?); it knows num_nodes, "
-            "ranks_per_node, num_ranks",
+            "ranks_per_node, num_ranks, priority, running_time_min",
         ),
         (
             {"gpus": 4},

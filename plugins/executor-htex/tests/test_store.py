@@ -72,8 +72,7 @@ def test_what_a_killed_owner_left_is_removed_and_nothing_else(tmp_path: Path) ->
 
 
 def test_what_was_put_is_read(shared: Store) -> None:
-    parts = [b"body", memoryview(array.array("d", [1.0, 2.0])), b"", b"x" * 100]
-    stored = shared.put(1, parts)
+    stored = shared.put(1, [b"bo", b"", b"dy"], [memoryview(array.array("d", [1.0, 2.0])), b"", b"x" * 100])
     assert stored is not None
     assert stored.sizes == [4, 16, 0, 100]
     read = store.read(shared.folder, stored, load_parts)
@@ -145,7 +144,7 @@ def test_a_name_leads_nowhere_else(shared: Store, tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_too_short_is_noticed(shared: Store) -> None:
-    stored = shared.put(1, [b"body", b"x" * 10])
+    stored = shared.put(1, [b"body"], [b"x" * 10])
     assert stored is not None
     os.truncate(Path(shared.folder) / stored.name, 8)
     with pytest.raises(OSError, match="shorter than was said"):
@@ -257,6 +256,18 @@ def test_large_values_come_and_go(load: Load, options: dict[str, Any]) -> None:
     results = [make(size) for size in sizes]
     assert [len(f.result(timeout=WAIT_S)) for f in results] == sizes
     assert length(make(10**7)).result(timeout=WAIT_S) == (10**7, ord("x"))
+
+
+@PLACES
+def test_large_bytes_among_other_arguments(load: Load, options: dict[str, Any]) -> None:
+    @flowcore.python_app
+    def give_back(*values: Any, word: str = "") -> Any:
+        return [*values, word]
+
+    load(**options)
+    values = [b"a" * LARGE, 1, "x" * LARGE, b"b" * LARGE, None]
+    assert give_back(*values, word="y").result(timeout=WAIT_S) == [*values, "y"]
+    assert give_back(b"c" * LARGE, [1], {"k": b"d" * LARGE}).result(timeout=WAIT_S)[2]["k"] == b"d" * LARGE
 
 
 @PLACES

@@ -37,7 +37,11 @@ RESULT = "r"
 
 def size_of(parts: Iterable[Any]) -> int:
     """Return the bytes of some buffers together."""
-    return sum(memoryview(part).nbytes for part in parts)
+    return sum(map(_size, parts))
+
+
+def _size(part: Any) -> int:
+    return memoryview(part).nbytes
 
 
 def _write(path: str, parts: Sequence[Any]) -> bool:
@@ -65,7 +69,7 @@ def put_result(folder: str, key: int, parts: Sequence[Any]) -> Stored | None:
     name = f"{RESULT}{key}"
     if not _write(f"{folder}/{name}", parts):
         return None
-    return Stored(name, [memoryview(part).nbytes for part in parts])
+    return Stored(name, [_size(part) for part in parts])
 
 
 def read(folder: str, stored: Stored, load: Callable[[Any, Sequence[bytearray]], Any]) -> Any:
@@ -153,14 +157,20 @@ class Store:
             os.close(self._lock)
             self._lock = -1
 
-    def put(self, key: int, parts: Sequence[Any]) -> Stored | None:
-        """Write an attempt's arguments; return where they are, or None if they do not fit."""
-        size = size_of(parts)
-        name, capacity = self._take(size)
-        if not _write(f"{self.folder}/{name}", parts):
+    def put(self, key: int, body: Sequence[bytes], buffers: Sequence[Any] = ()) -> Stored | None:
+        """Write an attempt's arguments; return where they are, or None if they do not fit.
+
+        Args:
+            key: the attempt's.
+            body: parts of the body, which follow one another.
+            buffers: its large buffers.
+        """
+        sizes = [size_of(body), *map(_size, buffers)]
+        name, capacity = self._take(sum(sizes))
+        if not _write(f"{self.folder}/{name}", [*body, *buffers]):
             return None
-        self._used[key] = name, max(size, capacity)
-        return Stored(name, [memoryview(part).nbytes for part in parts])
+        self._used[key] = name, max(sum(sizes), capacity)
+        return Stored(name, sizes)
 
     def release(self, key: int, *, read: bool) -> None:
         """The attempt is over.

@@ -113,7 +113,8 @@ class Connection:
             SerializationError: its function or an argument cannot be written.
         """
         frames: list[memoryview] = []
-        body = serialize.dumps_call(attempt.app_name, attempt.args, attempt.kwargs, frames)
+        parts = serialize.dumps_call_parts(attempt.app_name, attempt.args, attempt.kwargs, frames)
+        body = parts[0]
         key = attempt.task_id << _TRY_BITS | attempt.try_id
         with self._lock:
             function = self._functions.get(attempt.func, attempt.app_name)
@@ -124,8 +125,8 @@ class Connection:
                 self._new_functions[digest] = function.body
             self.outstanding[key] = digest
             items = self._items
-            if frames or len(body) >= LARGE:
-                items.append(self._large(key, digest, body, frames, needs))
+            if frames or len(parts) > 1 or len(body) >= LARGE:
+                items.append(self._large(key, digest, parts, frames, needs))
             else:
                 items.append(TaskItem(key, digest, body, 0, None, needs))
             if self._receiver == threading.get_ident() and len(items) < BATCH:
@@ -146,14 +147,14 @@ class Connection:
         return LINGER_S if len(self.outstanding) < MANY else MANY_LINGER_S
 
     def _large(
-        self, key: int, digest: bytes, body: bytes, frames: Sequence[memoryview], needs: Needs | None
+        self, key: int, digest: bytes, body: Sequence[bytes], frames: Sequence[memoryview], needs: Needs | None
     ) -> TaskItem:
         # With the lock held.
-        parts = [body, *frames]
-        stored = None if self._store is None else self._store.put(key, parts)
-        if stored is None:
-            self._frames += parts
-        return TaskItem(key, digest, b"", 0 if stored else len(parts), stored, needs)
+        stored = None if self._store is None else self._store.put(key, body, frames)
+        if stored is not None:
+            return TaskItem(key, digest, b"", 0, stored, needs)
+        self._frames += [b"".join(body), *frames]
+        return TaskItem(key, digest, b"", 1 + len(frames), None, needs)
 
     def cancel(self, key: int) -> bool:
         """Drop an attempt: a waiting one does not start, a running one is interrupted where that is possible.
