@@ -69,6 +69,19 @@ def test_the_specification_of_a_call(parsl: ModuleType, asked: list[dict[str, An
     assert [a.get("cores") for a in asked] == [1, 2, 3, None, 5, 6]
 
 
+def test_words_of_the_guide_in_a_specification(parsl: ModuleType, asked: list[dict[str, Any]]) -> None:
+    @parsl.python_app
+    def app() -> None:
+        pass
+
+    app(parsl_resource_specification={"num_nodes": 2, "num_tasks": 8, "ranks_per_node": 4}).result()
+    app(parsl_resource_specification={"RANKS_PER_NODE": 4, "num_ranks": 8}).result()
+    assert asked == [
+        {"num_nodes": 2, "num_ranks": 8, "ranks_per_node": 4},
+        {"ranks_per_node": 4, "num_ranks": 8},
+    ]
+
+
 def test_the_specification_in_a_signature(parsl: ModuleType, asked: list[dict[str, Any]]) -> None:
     @parsl.python_app
     def app(x: int, parsl_resource_specification: Any = {"cores": 1, "memory": 1000}) -> Any:  # noqa: B006
