@@ -1,21 +1,22 @@
 """The interchange's decisions, without sockets: messages in, messages out.
 
-Rule of this module: no message makes it look at all managers or all tasks. Time is an argument.
+Rule of this module: no message of a manager or of a task makes it look at all managers or all tasks; that is done once a
+second at most. Time is an argument.
 """
 
 from __future__ import annotations
 
-import heapq
 import itertools
 from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import attrs
 import msgspec
 
 from flowcore.plugins.api import BadMessage
 from flowcore_executor_htex import protocol
+from flowcore_executor_htex.members import Manager
+from flowcore_executor_htex.pending import Entry, Pending, priority_of
 from flowcore_executor_htex.protocol import Needs, ResultItem, TaskItem
 from flowcore_executor_htex.selection import RoundRobin, SelectionPolicy
 
@@ -34,149 +35,6 @@ SET_ASIDE = 8
 #: More than any node has, so a number beyond it is a mistake.
 MAX_SLOTS = 1 << 20
 MAX_CAPACITY = 1 << 24
-
-Entry = tuple[TaskItem, Sequence[Any]]
-
-
-@attrs.define(slots=True, eq=False)
-class Manager:
-    """A connected manager. ``capacity`` is how many attempts it wants to have at a time.
-
-    ``needs`` are those of its attempts that have some; ``extra_slots``, ``memory_mb`` and ``nodes`` are what they take
-    (slots beyond one for each), and what is left. ``ends_at`` is when its block ends.
-    """
-
-    identity: bytes
-    manager_id: str
-    block_id: str
-    hostname: str
-    slots: int
-    capacity: int
-    last_seen: float
-    idle_since: float
-    total_memory_mb: float = 0.0
-    total_nodes: int = 0
-    left_s: float = float("inf")
-    ends_at: float = float("inf")
-    memory_mb: float = attrs.field(init=False)
-    nodes: int = attrs.field(init=False)
-    extra_slots: int = 0
-    outstanding: set[int] = attrs.field(factory=set)
-    needs: dict[int, Needs] = attrs.field(factory=dict)
-    functions: set[bytes] = attrs.field(factory=set)
-    held: bool = False
-    #: Messages to it and from it since its greeting.
-    sent: int = 0
-    received: int = 0
-    #: When it is lost unless it is heard of before: its block has ended.
-    lost_at: float = float("inf")
-
-    def __attrs_post_init__(self) -> None:
-        self.memory_mb = self.total_memory_mb
-        self.nodes = self.total_nodes
-
-    @property
-    def free_slots(self) -> int:
-        """Workers that have nothing to do, as far as the interchange knows; below 0 where some is prefetched."""
-        return self.slots - len(self.outstanding) - self.extra_slots
-
-    @property
-    def room(self) -> int:
-        """Number of attempts that it can be given now."""
-        return 0 if self.held else self.capacity - len(self.outstanding) - self.extra_slots
-
-    def take(self, key: int, needs: Needs | None) -> None:
-        """It is given an attempt."""
-        self.outstanding.add(key)
-        if needs is not None and needs.demanding:
-            self.needs[key] = needs
-            self._change(needs, 1)
-
-    def drop(self, key: int) -> None:
-        """It does not have the attempt any more."""
-        self.outstanding.discard(key)
-        if self.needs and (needs := self.needs.pop(key, None)) is not None:
-            self._change(needs, -1)
-            if not self.needs:
-                # What was added to fractions and taken from them again is not what it was.
-                self.memory_mb = self.total_memory_mb
-
-    def _change(self, needs: Needs, sign: int) -> None:
-        self.extra_slots += sign * (needs.slots - 1)
-        self.memory_mb -= sign * needs.memory_mb
-        self.nodes -= sign * needs.nodes
-
-    def fits_now(self, needs: Needs, now: float) -> bool:
-        """Return whether it could begin an attempt with such needs at once."""
-        return (
-            not self.held
-            and self.free_slots >= needs.slots
-            and self.memory_mb >= needs.memory_mb
-            and self.nodes >= needs.nodes
-            and self.ends_at - now >= needs.running_time_s
-        )
-
-    def fits_when_empty(self, needs: Needs, now: float) -> bool:
-        """Return whether it could, if it had nothing else to do."""
-        return not self.held and self.ends_at - now >= needs.running_time_s and self.lacks(needs) is None
-
-    def lacks(self, needs: Needs) -> str | None:
-        """Return what its like will never have of such needs; None if nothing."""
-        if needs.slots > self.slots:
-            asked = ", ".join(f"{name.removeprefix('FLOWCORE_').lower()}={x}" for name, x in needs.variables.items())
-            return (
-                f"the task wants {asked or 'more than a worker has'}, which is the place of {needs.slots} workers, and "
-                f"block {self.block_id} has {self.slots} on {self.hostname}: give workers more cores or memory "
-                "(cores_per_worker, mem_per_worker), or nodes more workers (max_workers_per_node)"
-            )
-        for wanted, there, what in (
-            (needs.nodes, self.total_nodes, "{} nodes"),
-            (needs.memory_mb, self.total_memory_mb, "{:.0f} MB of memory"),
-            (needs.running_time_s, self.left_s, "{:g} s of running time"),
-        ):
-            if wanted > there:
-                has = f"{there:.0f}, on {self.hostname}"
-                return f"the task needs {what.format(wanted)}, and block {self.block_id} has {has}"
-        return None
-
-
-class Pending:
-    """Attempts in the order of their turn: by priority, then as they came."""
-
-    def __init__(self) -> None:
-        self._usual: deque[Entry] = deque()
-        #: All others, by priority; the heap has each priority once, negated.
-        self._others: dict[float, deque[Entry]] = {}
-        self._order: list[float] = []
-
-    def add(self, entry: Entry) -> None:
-        """Queue an attempt."""
-        self._queue(entry[0].needs).append(entry)
-
-    def add_first(self, entry: Entry) -> None:
-        """Queue an attempt that has been in the queue before."""
-        self._queue(entry[0].needs).appendleft(entry)
-
-    def _queue(self, needs: Needs | None) -> deque[Entry]:
-        priority = 0.0 if needs is None else needs.priority
-        if priority == 0:
-            return self._usual
-        queue = self._others.get(priority)
-        if queue is None:
-            queue = self._others[priority] = deque()
-            heapq.heappush(self._order, -priority)
-        return queue
-
-    def first(self) -> deque[Entry] | None:
-        """Return the queue whose turn it is; None if all are empty."""
-        order = self._order
-        while order and (order[0] < 0 or not self._usual):
-            queue = self._others[-order[0]]
-            if queue:
-                return queue
-            del self._others[-heapq.heappop(order)]
-        return self._usual or None
-
 
 #: Where a message goes: a manager's identity, or None for the executor.
 Output = tuple[bytes | None, list[Any]]
@@ -540,7 +398,7 @@ class Dispatcher:
                     self._pending.add_first(self._aside.pop())
                 queue.popleft()
                 self._aside.append((item, payload))
-                self._aside.sort(key=lambda entry: -_priority(entry[0]))
+                self._aside.sort(key=lambda entry: -priority_of(entry[0]))
                 outputs += self._place_those_aside()
                 continue
             manager = next(iter(ready), None)
@@ -561,7 +419,7 @@ class Dispatcher:
     def _is_behind(self, entry: Entry) -> bool:
         """Return whether an attempt of a higher priority than this one waits."""
         queue = self._pending.first()
-        return queue is not None and _priority(queue[0][0]) > _priority(entry[0])
+        return queue is not None and priority_of(queue[0][0]) > priority_of(entry[0])
 
     def _next(self, queue: deque[Entry], count: int) -> list[Entry]:
         """Take up to so many attempts from the head of a queue; those that any free worker will do for."""
@@ -688,7 +546,3 @@ class Dispatcher:
 
 def _amounts(needs: Needs) -> tuple[float, ...]:
     return needs.slots, needs.memory_mb, needs.nodes, needs.running_time_s
-
-
-def _priority(item: TaskItem) -> float:
-    return 0.0 if item.needs is None else item.needs.priority

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from flowcore_executor_htex.dispatch import Manager
+    from flowcore_executor_htex.members import Manager
 
 
 class SelectionPolicy(Protocol):
