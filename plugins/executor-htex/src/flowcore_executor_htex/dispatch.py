@@ -1,7 +1,7 @@
 """The interchange's decisions, without sockets: messages in, messages out.
 
-Rule of this module: no message of a manager or of a task makes it look at all managers or all tasks; that is done once a
-second at most. Time is an argument.
+Rule of this module: no message makes it look at all managers or all tasks; what must do so is done once a second at
+most. Time is an argument.
 """
 
 from __future__ import annotations
