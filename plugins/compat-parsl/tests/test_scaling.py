@@ -194,6 +194,9 @@ def test_error_handlers_are_functions_of_an_executor_and_its_blocks(parsl: Modul
         provider = parsl.providers.LocalProvider(max_blocks=5)
         failures: list[Exception] = []
 
+        def connected_blocks(self) -> set[str]:
+            return set()
+
         def set_bad_state_and_fail_all(self, exception: Exception) -> None:
             self.failures.append(exception)
 
