@@ -1,14 +1,15 @@
 """What a run is made of: :class:`Config`, made from Python objects, from names, or from a TOML file.
 
 The three doors give the same object: mappings with a ``plugin`` key become components through the registry,
-and every refusal names the path to the value, the value, what was expected, and a close match.
+and every refusal names the path to the value, the value, what was expected, and a close match. :func:`describe` goes
+the other way.
 """
 
 from __future__ import annotations
 
 import inspect
+import math
 import os
-import re
 import sys
 import tomllib
 import types
@@ -19,26 +20,13 @@ from typing import Any, ClassVar
 
 import attrs
 
+from flowcore.durations import seconds_of
 from flowcore.errors import ConfigurationError, PluginError
 from flowcore.plugins import registry
 from flowcore.plugins.component import at_least, check_type, close_match, component, describe_type, options, type_hints
 from flowcore.plugins.executor import Executor
 
 CHECKPOINT_MODES = ("task_exit", "periodic", "dfk_exit", "manual")
-_PERIOD = re.compile(r"(\d+):([0-5]?\d):([0-5]?\d)")
-
-
-def period_seconds(text: str) -> int:
-    """Return the seconds of ``HH:MM:SS``.
-
-    Raises:
-        ConfigurationError: it is not of this form, or 0.
-    """
-    match = _PERIOD.fullmatch(text)
-    seconds = sum(int(p) * f for p, f in zip(match.groups(), (3600, 60, 1), strict=True)) if match else 0
-    if seconds == 0:
-        raise ConfigurationError(f"checkpoint_period={text!r}: expected HH:MM:SS, for example '00:30:00'")
-    return seconds
 
 
 def _executors(value: Any) -> Any:
@@ -87,8 +75,12 @@ def _check_mode(config: Any, attribute: attrs.Attribute[Any], value: Any) -> Non
 
 
 def _check_period(config: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
-    if value is not None:
-        period_seconds(value)
+    if value is None:
+        return
+    try:
+        seconds_of(value)
+    except ValueError as error:
+        raise ConfigurationError(f"checkpoint_period={value!r}: {error}") from None
 
 
 def _check_strategy(config: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
@@ -301,6 +293,90 @@ def build_object(cls: type, values: Mapping[str, Any], path: str, separator: str
         return cls(**arguments)
     except ConfigurationError as error:
         raise ConfigurationError(f"{path}: {error}") from error.__cause__
+
+
+@attrs.frozen
+class Description:
+    """A component in what JSON and TOML can hold.
+
+    Attributes:
+        values: of which :func:`build` makes a component like it.
+        left_out: paths of the options that are missing there though they are set: secrets, and what has no name.
+    """
+
+    values: dict[str, Any]
+    left_out: tuple[str, ...]
+
+
+def describe(component: Any) -> Description:
+    """Return what a component was made of: the inverse of :func:`build`.
+
+    Options whose fields have ``repr=False`` are secrets, and never part of it.
+
+    Raises:
+        ConfigurationError: its class is no installed plugin.
+    """
+    cls: Any = type(component)
+    kind = kind_of(cls)
+    name = None if kind is None else _plugin_name(kind, cls)
+    if name is None:
+        raise ConfigurationError(f"{cls.__module__}.{cls.__qualname__} is no installed plugin, and so has no name")
+    fields = {f.alias: f for f in attrs.fields(cls)} if attrs.has(cls) else {}
+    hints = type_hints(cls)
+    values: dict[str, Any] = {"plugin": name}
+    left_out: list[str] = []
+    for option, parameter in options(cls).items():
+        field = fields.get(option)
+        value = getattr(component, option if field is None else field.name, _UNWRITABLE)
+        secret = field is not None and field.repr is False
+        written = _UNWRITABLE if secret else _written(value, hints.get(option, Any), option, left_out)
+        if written is not _UNWRITABLE:
+            values[option] = written
+        elif value is not parameter.default:
+            left_out.append(option)
+    return Description(values, tuple(left_out))
+
+
+#: Stands for what :func:`describe` cannot write down.
+_UNWRITABLE: Any = object()
+
+
+def _plugin_name(kind: str, cls: type) -> str | None:
+    try:
+        plugin = registry.find_class(kind, cls.__name__)
+        return plugin.name if registry.load(plugin) is cls else None
+    except PluginError:
+        return None
+
+
+def _written(value: Any, hint: Any, path: str, left_out: list[str]) -> Any:
+    """Return a value as :func:`build` takes it; ``left_out`` gets the paths of what is missing in components in it."""
+    if value is None or isinstance(value, str | bool | int) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, Mapping):
+        inner = {k: _written(v, Any, f"{path}.{k}", left_out) for k, v in value.items()}
+        return _UNWRITABLE if _UNWRITABLE in inner.values() or not all(isinstance(k, str) for k in inner) else inner
+    if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray):
+        items = [_written(v, Any, f"{path}[{i}]", left_out) for i, v in enumerate(value)]
+        return _UNWRITABLE if _UNWRITABLE in items else items
+    if kind_of(type(value)) is not None:
+        try:
+            described = describe(value)
+        except ConfigurationError:
+            return _UNWRITABLE
+        left_out.extend(f"{path}.{option}" for option in described.left_out)
+        return described.values
+    if any(_is_callable(part) for part in _parts(hint)):
+        reference = f"{getattr(value, '__module__', '')}:{getattr(value, '__qualname__', '')}"
+        try:
+            found = _import(reference, path)
+        except (ConfigurationError, ValueError):  # ValueError: of an object without a module
+            return _UNWRITABLE
+        # The main program is another one in another process.
+        return reference if found is value and not reference.startswith("__main__:") else _UNWRITABLE
+    return _UNWRITABLE
 
 
 def _advice(hint: Any, value: Any) -> str:

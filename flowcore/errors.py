@@ -48,6 +48,7 @@ its constructor arguments are its ``args``, so that it survives a trip between p
     ├── StagingError                  a file that no stager can bring
     ├── ExecutionProviderException
     │   ├── ScaleOutFailed            the scheduler refused a job
+    │   │   └── SchedulerUnavailable  the scheduler did not answer
     │   ├── SchedulerMissingArgs      a submit script template lacks a value
     │   └── ScriptPathError           a submit script cannot be written
     └── ChannelError
@@ -625,6 +626,13 @@ class ScaleOutFailed(ExecutionProviderException):
 
     def __str__(self) -> str:
         return f"provider {self.provider!r} could not submit a block: {self.reason}"
+
+
+class SchedulerUnavailable(ScaleOutFailed):
+    """The scheduler did not answer: it refused nothing, and asking again later may help."""
+
+    def __str__(self) -> str:
+        return f"provider {self.provider!r} cannot submit a block now, its scheduler does not answer: {self.reason}"
 
 
 class SchedulerMissingArgs(ExecutionProviderException):

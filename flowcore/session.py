@@ -18,9 +18,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from flowcore import loaded, serialize
+from flowcore import loaded, serialize, signals
 from flowcore.apps import App
-from flowcore.config import Config, period_seconds
+from flowcore.config import Config
+from flowcore.durations import seconds_of
 from flowcore.errors import AlreadyLoadedError, ConfigurationError, NoKernelError
 from flowcore.futures import AppFuture
 from flowcore.kernel import checkpoint as checkpoints
@@ -37,7 +38,9 @@ from flowcore.plugins.hookspecs import RunInfo
 from flowcore.plugins.provider import ProviderContext
 from flowcore.plugins.serializer import Serializer
 from flowcore.plugins.staging import Staging
-from flowcore.scaling.blocks import BlockPool, Scaler
+from flowcore.scaling.blocks import BlockPool
+from flowcore.scaling.record import BlockRecord
+from flowcore.scaling.scaler import Scaler
 
 if TYPE_CHECKING:
     from flowcore.usage import UsageReports
@@ -69,9 +72,11 @@ class DataFlowKernel:
         self._config = config
         self._cleaned = False
         self._cleaning = threading.Lock()
+        self._pid = os.getpid()
         self.run_id = str(uuid.uuid4())
         self.run_dir = make_run_dir(Path(config.run_dir))
         self._log_handler: logging.Handler | None = None
+        self._record: BlockRecord | None = None
         self._usage: UsageReports | None = None
         if config.initialize_logging:
             flowcore_logger = set_file_logger(self.run_dir / "flowcore.log", level=logging.INFO)
@@ -88,9 +93,10 @@ class DataFlowKernel:
         self._periodic: threading.Thread | None = None
         self._feed.start()
         atexit.register(self._at_exit)
-        # Before its executors: hooks hear of the run first, and each start has its finish.
-        self.hooks.call("flowcore_run_started", run=self.run)
         try:
+            signals.watch(self)
+            # Before its executors: hooks hear of the run first, and each start has its finish.
+            self.hooks.call("flowcore_run_started", run=self.run)
             self._start(self._executors[INTERNAL])
             self.add_executors(config.executors or [])
         except BaseException:
@@ -185,26 +191,26 @@ class DataFlowKernel:
 
         Tasks that are not over fail with :class:`flowcore.errors.KernelClosedError`.
         """
-        with self._cleaning:
+        # Last in, first out. Ctrl-C, or a signal that raises, ends the step that it meets in the middle; all others are
+        # still taken, and blocks are cancelled whatever comes.
+        steps = contextlib.ExitStack()
+        steps.callback(signals.unwatch, self)
+        steps.callback(atexit.unregister, self._at_exit)
+        steps.callback(self._finish)
+        if self._checkpoint is not None:
+            steps.callback(self._write_last_checkpoint, self._checkpoint)
+        # Once more, should a signal have come between two steps.
+        steps.callback(self.scaler.close, _say)
+        for label, executor in self._executors.items():
+            steps.callback(self._shut_down, label, executor)
+        steps.callback(self._cancel_blocks)
+        steps.callback(self._close_kernel)
+        steps.callback(self._end_periodic)
+        # Taken from here on, whatever comes: who calls again finds that they were.
+        with steps, self._cleaning:
             if self._cleaned:
-                return
+                steps.pop_all()
             self._cleaned = True
-        left = self.kernel.unfinished()
-        if left:
-            logger.warning(
-                "the run is ended while %d tasks are not over; wait_for_current_tasks() waits for them", left
-            )
-        atexit.unregister(self._at_exit)
-        # Last in, first out. Ctrl-C in the middle ends the step that it meets; all others are still taken.
-        with contextlib.ExitStack() as steps:
-            steps.callback(self._finish)
-            if self._checkpoint is not None:
-                steps.callback(self._write_last_checkpoint, self._checkpoint)
-            for label, executor in self._executors.items():
-                steps.callback(self._shut_down, label, executor)
-            steps.callback(self.scaler.close)
-            steps.callback(self._close_kernel)
-            steps.callback(self._end_periodic)
 
     def __enter__(self) -> DataFlowKernel:
         return self
@@ -219,8 +225,10 @@ class DataFlowKernel:
             if kind is None:
                 self.wait_for_current_tasks()
         finally:  # Ctrl-C while it waits leaves the block too
-            self.cleanup()
-            _unload(self)
+            try:
+                self.cleanup()
+            finally:
+                _unload(self)
 
     # --- steps of cleanup
 
@@ -230,10 +238,24 @@ class DataFlowKernel:
             self._periodic.join()
 
     def _close_kernel(self) -> None:
+        left = self.kernel.unfinished()
+        if left:
+            logger.warning(
+                "the run is ended while %d tasks are not over; wait_for_current_tasks() waits for them", left
+            )
         try:
             self.kernel.close()
         except Exception:
             logger.exception("settling the tasks that are not over failed")
+
+    def _cancel_blocks(self) -> None:
+        try:
+            self.scaler.close(_say)
+        finally:
+            left = self.scaler.left
+            if left:
+                jobs = ", ".join(f"{job} of executor {label}" for label, job in left)
+                _say(f"jobs may be left: {jobs}. To cancel them: flowcore blocks --cancel {self.run_dir}")
 
     def _shut_down(self, label: str, executor: Executor) -> None:
         try:
@@ -263,16 +285,18 @@ class DataFlowKernel:
     # --- parts
 
     def _at_exit(self) -> None:
+        if os.getpid() != self._pid:
+            return  # a child that was forked: the run is its parent's
         left = self.kernel.unfinished()
         if left:
-            sys.stderr.write(
-                f"flowcore: the program ended while {left} task{'s were' if left > 1 else ' was'} not over, which "
-                "end with it. To wait for tasks, use `with flowcore.load(...):` or flowcore.wait_for_current_tasks()\n"
+            _say(
+                f"the program ended while {left} task{'s were' if left > 1 else ' was'} not over, which "
+                "end with it. To wait for tasks, use `with flowcore.load(...):` or flowcore.wait_for_current_tasks()"
             )
         self.cleanup()
 
     def _build(self, config: Config) -> None:
-        self.hooks = self._make_hooks()
+        self.hooks = hooks_of(config)
         self._use_serializers()
         self._feed = EventFeed(self.hooks, self.run)
         self._checkpoint: checkpoints.CheckpointFile | None = None
@@ -306,20 +330,6 @@ class DataFlowKernel:
             # What a full disk did not take is lost; the run has ended all the same.
             with contextlib.suppress(OSError):
                 self._log_handler.close()
-
-    def _make_hooks(self) -> HookManager:
-        implementations, problems = registry.load_all("hooks")
-        for problem in problems:
-            logger.error("hooks are left out: %s", problem)
-        # A class has options: it takes part where the configuration names it.
-        always = [(plugin.name, found) for plugin, found in implementations if not isinstance(found, type)]
-        hooks = HookManager(always)
-        own = list(self._config.hooks)
-        if self._config.monitoring is not None:
-            own.append(self._config.monitoring)
-        for implementation in own:
-            hooks.register(implementation)
-        return hooks
 
     def _use_serializers(self) -> None:
         if not self.hooks.wanted("flowcore_serializer_for"):
@@ -372,30 +382,69 @@ class DataFlowKernel:
     def _start(self, executor: Executor) -> None:
         pool: BlockPool | None = None
         if isinstance(executor, BlockExecutor):
-            pool = BlockPool(executor, self.hooks, self.run)
-            script_dir = self.run_dir / "submit_scripts"
+            if self._record is None:
+                self._record = BlockRecord.begin(self.run)
+            pool = BlockPool(executor, self.hooks, self.run, record=self._record)
+            # Known to the scaler first, which cancels all blocks of its pools, and closes providers, whatever happens.
+            self.scaler.add(pool)
+            script_dir = (self.run_dir / "submit_scripts").resolve()
             script_dir.mkdir(exist_ok=True)
-            executor.provider.start(ProviderContext(script_dir.resolve(), executor.label))
+            self._record.executor(executor.label, executor.provider, script_dir)
+            executor.provider.start(
+                ProviderContext(script_dir, executor.label, self.run_id, self._final_script, self._final_command)
+            )
         executor.start(
             ExecutorContext(self.run_id, self.run_dir, self.kernel.report, self.kernel.attempts_running, pool)
         )
         if pool is not None:
-            # Known to the scaler first, which cancels all blocks of its pools whatever happens.
-            self.scaler.add(pool)
-            pool.start()
+            self.scaler.begin(pool)
         self.hooks.call("flowcore_executor_started", run=self.run, label=executor.label, executor=executor)
+
+    def _final_script(self, provider: str, script: str) -> str:
+        final: str = self.hooks.through("flowcore_submit_script", "script", provider=provider, script=script)
+        return final
+
+    def _final_command(self, channel: str, command: str) -> str:
+        final: str = self.hooks.through("flowcore_channel_command", "command", channel=channel, command=command)
+        return final
 
     def _hints(self, error: BaseException, app_name: str, executor: str | None) -> list[str]:
         hints = self.hooks.call("flowcore_failure_hints", error=error, app_name=app_name, executor=executor)
         return [hint for hint in hints or () if hint]
 
     def _checkpoint_periodically(self) -> None:
-        period = period_seconds(self._config.checkpoint_period or "00:30:00")
+        period = seconds_of(self._config.checkpoint_period or "00:30:00")
         while not self._stop_periodic.wait(period):
             try:
                 self.kernel.checkpoint()
             except OSError:
                 logger.exception("cannot write the checkpoint; its results are kept for the next one")
+
+
+def hooks_of(config: Config) -> HookManager:
+    """Return the hooks of a run of a configuration: those that are installed, and its own.
+
+    Raises:
+        HookError: one does not fit; says which.
+    """
+    implementations, problems = registry.load_all("hooks")
+    for problem in problems:
+        logger.error("hooks are left out: %s", problem)
+    # A class has options: it takes part where the configuration names it.
+    always = [(plugin.name, found) for plugin, found in implementations if not isinstance(found, type)]
+    hooks = HookManager(always)
+    own = list(config.hooks)
+    if config.monitoring is not None:
+        own.append(config.monitoring)
+    for implementation in own:
+        hooks.register(implementation)
+    return hooks
+
+
+def next_run_dir(base: Path) -> Path:
+    """Return the folder that the next run below ``base`` would have, ``base/NNN``; neither need exist."""
+    taken = [int(p.name) for p in base.iterdir() if p.name.isdigit()] if base.is_dir() else []
+    return base / f"{max(taken, default=-1) + 1:03}"
 
 
 def make_run_dir(base: Path) -> Path:
@@ -406,20 +455,25 @@ def make_run_dir(base: Path) -> Path:
     """
     try:
         base.mkdir(parents=True, exist_ok=True)
-        taken = [int(p.name) for p in base.iterdir() if p.name.isdigit()]
-        number = max(taken, default=-1) + 1
         while True:
-            path = base / f"{number:03}"
+            path = next_run_dir(base)
             try:
                 path.mkdir()
             except FileExistsError:  # another run took it just now
-                number += 1
-            else:
-                return path.resolve()
+                continue
+            return path.resolve()
     except OSError as error:
         raise ConfigurationError(
             f"run_dir={str(base)!r}: cannot make the folder of this run there: {error.strerror or error}"
         ) from error
+
+
+def _say(text: str) -> None:
+    """Tell the user something that his program cannot ask for any more, if he can be told."""
+    # The terminal may be gone, and the run has to be taken down all the same.
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        sys.stderr.write(f"flowcore: {text}\n")
+        sys.stderr.flush()
 
 
 def _program() -> str:
@@ -488,8 +542,10 @@ def clear() -> None:
     """End the loaded run, so that another one can be loaded. Does nothing if none is loaded."""
     run = loaded.run
     if run is not None:
-        run.cleanup()
-        _unload(run)
+        try:
+            run.cleanup()
+        finally:
+            _unload(run)
 
 
 def _unload(kernel: DataFlowKernel) -> None:

@@ -6,6 +6,7 @@ import shlex
 
 import attrs
 
+from flowcore.builtin import launcher_script
 from flowcore.plugins.api import ConfigurationError, Launcher, component
 
 
@@ -24,6 +25,8 @@ class SimpleLauncher(Launcher):
 class SingleNodeLauncher(Launcher):
     """Runs the command ``tasks_per_node`` times at once on one node, with ``CORES`` set to its cores.
 
+    Where a copy fails the others go on.
+
     Attributes:
         debug: say in the job's stdout what is started and how it ended.
         fail_on_any: exit with an error if any copy fails; else only if all do.
@@ -34,27 +37,16 @@ class SingleNodeLauncher(Launcher):
 
     def __call__(self, command: str, tasks_per_node: int, nodes_per_block: int) -> str:
         """Return a script that starts the copies, waits for all and exits as they did."""
-        say = 'echo "flowcore: $*"' if self.debug else ":"
-        bad = "[ $failed -gt 0 ]" if self.fail_on_any else f"[ $failed -eq {tasks_per_node} ]"
-        return f"""\
-export CORES=$(getconf _NPROCESSORS_ONLN)
-say() {{ {say}; }}
-worker() {{
-{command}
-}}
-say "$CORES cores, starting {tasks_per_node} copies"
-pids=()
-for copy in $(seq {tasks_per_node}); do
-    worker &
-    pids+=($!)
-done
-failed=0
-last=0
-for pid in "${{pids[@]}}"; do
-    wait $pid || {{ last=$?; failed=$((failed + 1)); say "process $pid exited with $last"; }}
-done
-if {bad}; then exit $last; fi
-"""
+        return launcher_script.script(
+            self.debug,
+            launcher_script.CORES,
+            f"flowcore_worker() {{\n{launcher_script.ENDS_LAST}{command}\n}}\n",
+            f'flowcore_say "$CORES cores, starting {tasks_per_node} copies"\n',
+            launcher_script.repeat("flowcore_task", tasks_per_node, "    flowcore_start flowcore_worker\n"),
+            failures=1 if self.fail_on_any else tasks_per_node,
+            # A shell that waits for a command does not.
+            passes_signals=False,
+        )
 
 
 def _not_empty(instance: object, attribute: attrs.Attribute[str], value: str) -> None:

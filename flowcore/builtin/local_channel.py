@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
+import selectors
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, ClassVar
 
 import attrs
 
 from flowcore.plugins.api import BadPermsScriptPath, Channel, FileCopyException, FileExists, component
 
 HOST = "localhost"
-#: Seconds in which a command that was killed closes its streams.
+#: Seconds in which what children in the background hold open is still read, once the command itself has ended.
 DRAIN_S = 1.0
+#: Seconds between two looks whether a command has ended whose streams are held open.
+LOOK_S = 0.1
+_PIECE = 65536
 
 
 @component
@@ -27,6 +35,8 @@ class LocalChannel(Channel):
         envs: environment variables to add to each command's.
         script_dir: folder for scripts.
     """
+
+    on_this_host: ClassVar[bool] = True
 
     userhome: str = "."
     envs: Mapping[str, str] = attrs.field(factory=dict)
@@ -43,24 +53,15 @@ class LocalChannel(Channel):
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            encoding="utf-8",
-            errors="replace",
             start_new_session=True,
         ) as process:
             try:
-                stdout, stderr = process.communicate(timeout=walltime)
-            except subprocess.TimeoutExpired:
-                _kill(process)
-                try:
-                    stdout, stderr = process.communicate(timeout=DRAIN_S)
-                except subprocess.TimeoutExpired as held:
-                    # A child that left the group holds the streams open: what it has yet to say is not waited for.
-                    stdout, stderr = _text(held.stdout), _text(held.stderr)
-                stderr += f"\nflowcore: the command was killed after {walltime:g} s: {cmd}\n"
-                return -1, stdout, stderr
+                killed, stdout, stderr = _read(process, walltime)
             except BaseException:
                 _kill(process)
                 raise
+            if killed:
+                return -1, stdout, stderr + self.killed_message(cmd, walltime or 0)
         return process.returncode, stdout, stderr
 
     def push_file(self, source: str, dest_dir: str) -> str:
@@ -103,13 +104,45 @@ class LocalChannel(Channel):
         return False
 
 
-def _kill(process: subprocess.Popen[str]) -> None:
+def _read(process: subprocess.Popen[bytes], walltime: float | None) -> tuple[bool, str, str]:
+    """Read what a command writes until it has ended; return whether it was killed, and its streams."""
+    assert process.stdout is not None
+    assert process.stderr is not None
+    written: dict[Any, bytearray] = {process.stdout: bytearray(), process.stderr: bytearray()}
+    deadline = math.inf if walltime is None else time.monotonic() + walltime
+    killed = False
+    with selectors.DefaultSelector() as selector:
+        for stream in written:
+            selector.register(stream, selectors.EVENT_READ)
+        while process.poll() is None:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                killed, deadline = True, math.inf
+                _kill(process)
+            if selector.get_map():
+                _read_ready(selector, written, min(LOOK_S, max(left, 0)))
+            else:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(min(LOOK_S, max(left, 0)))
+        # A child in the background may hold the streams open: what it has yet to say is not waited for.
+        drained = time.monotonic() + DRAIN_S
+        while selector.get_map() and time.monotonic() < drained:
+            _read_ready(selector, written, LOOK_S)
+    stdout, stderr = (text.decode(errors="replace") for text in written.values())
+    return killed, stdout, stderr
+
+
+def _read_ready(selector: selectors.BaseSelector, written: dict[Any, bytearray], timeout_s: float) -> None:
+    for key, _ in selector.select(timeout_s):
+        piece = os.read(key.fd, _PIECE)
+        if piece:
+            written[key.fileobj] += piece
+        else:
+            selector.unregister(key.fileobj)
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
     try:
         os.killpg(process.pid, signal.SIGKILL)
     except ProcessLookupError:  # it has just ended
         pass
-
-
-def _text(output: bytes | str | None) -> str:
-    # Popen gives the output of a command in its time-out as bytes, also in text mode.
-    return output.decode(errors="replace") if isinstance(output, bytes) else output or ""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -18,6 +17,7 @@ from flowcore.builtin.local_channel import LocalChannel
 from flowcore.plugins.api import (
     Channel,
     ConfigurationError,
+    Finding,
     JobState,
     JobStatus,
     Launcher,
@@ -25,7 +25,10 @@ from flowcore.plugins.api import (
     ProviderContext,
     ScaleOutFailed,
     at_least,
+    block_script,
+    check_blocks,
     component,
+    free_stem,
 )
 
 #: Seconds that a cancelled block has to end by itself.
@@ -42,9 +45,12 @@ def _local_only(instance: object, attribute: attrs.Attribute[Channel], value: Ch
 
 @attrs.define(slots=True, eq=False)
 class _Job:
-    process: subprocess.Popen[bytes]
-    stdout_path: str
-    stderr_path: str
+    """A process group. ``process`` is its leader, None if another process has started it."""
+
+    name: str
+    pid: int
+    script: Path
+    process: subprocess.Popen[bytes] | None = None
     cancelled: bool = False
     swept: bool = False
 
@@ -67,24 +73,20 @@ class LocalProvider(Provider):
     """
 
     channel: Channel = attrs.field(factory=LocalChannel, validator=_local_only)
-    nodes_per_block: int = attrs.field(default=1, validator=at_least(1))
+    nodes_per_block: int = 1
     launcher: Launcher = attrs.field(factory=SingleNodeLauncher)
-    init_blocks: int = attrs.field(default=1, validator=at_least(0))
-    min_blocks: int = attrs.field(default=0, validator=at_least(0))
-    max_blocks: int = attrs.field(default=1, validator=at_least(0))
+    init_blocks: int = 1
+    min_blocks: int = 0
+    max_blocks: int = 1
     worker_init: str = ""
     cmd_timeout: float = attrs.field(default=30, validator=at_least(0))
-    parallelism: float = attrs.field(default=1, validator=at_least(0))
+    parallelism: float = 1
     move_files: bool | None = None
 
     on_this_host: ClassVar[bool] = True
 
     def __attrs_post_init__(self) -> None:
-        if not self.min_blocks <= self.init_blocks <= self.max_blocks:
-            raise ConfigurationError(
-                f"LocalProvider(min_blocks={self.min_blocks}, init_blocks={self.init_blocks}, "
-                f"max_blocks={self.max_blocks}): must be min_blocks <= init_blocks <= max_blocks"
-            )
+        check_blocks(self)
         self._context: ProviderContext | None = None
         self._jobs: dict[str, _Job] = {}
 
@@ -105,22 +107,11 @@ class LocalProvider(Provider):
     def submit(self, command: str, tasks_per_node: int, job_name: str = "flowcore.local") -> str:
         """Start a process for the block; its id is that of the process."""
         assert self._context is not None, "submit before start"
-        script = self._context.script_dir / f"{job_name}.sh"
-        for again in itertools.count(1):
-            # bash reads a script as it goes: one of the same name may still run.
-            if not script.exists():
-                break
-            script = self._context.script_dir / f"{job_name}.{again}.sh"
-        launched = self.launcher(command, tasks_per_node, self.nodes_per_block)
-        lines = ["#!/bin/bash", f"export JOBNAME='{job_name}'"]
-        for name, value in (("CORES", self.cores_per_node), ("MEMORY_GB", self.mem_per_node)):
-            if value is not None:
-                lines.append(f"export FLOWCORE_{name}={value}")
-        text = "\n".join([*lines, self.worker_init, launched, ""])
-        stdout_path, stderr_path = f"{script}.out", f"{script}.err"
+        script = self._context.script_dir / f"{free_stem(self._context.script_dir, job_name)}.sh"
+        text = self._script(self._context, command, tasks_per_node, job_name)
         try:
             script.write_text(text, encoding="utf-8")
-            with Path(stdout_path).open("wb") as stdout, Path(stderr_path).open("wb") as stderr:
+            with Path(f"{script}.out").open("wb") as stdout, Path(f"{script}.err").open("wb") as stderr:
                 process = subprocess.Popen(
                     ["/bin/bash", str(script)],
                     cwd=self.channel.abspath("."),
@@ -132,8 +123,40 @@ class LocalProvider(Provider):
         except OSError as error:
             raise ScaleOutFailed(self.label, f"cannot start {script}: {error}") from error
         job_id = str(process.pid)
-        self._jobs[job_id] = _Job(process, stdout_path, stderr_path)
+        self._jobs[job_id] = _Job(job_name, process.pid, script, process)
         return job_id
+
+    def adopt(self, job_id: str, job_name: str) -> None:
+        """Take over a process group of another process, whatever has that number now; see the contract."""
+        assert self._context is not None, "adopt before start"
+        if job_id not in self._jobs:
+            self._jobs[job_id] = _Job(job_name, int(job_id), self._context.script_dir / f"{job_name}.sh")
+
+    def find(self, job_name: str) -> list[str] | None:
+        """Return the process groups in which the block's script runs, or what it has started; see the contract."""
+        assert self._context is not None, "find before start"
+        script = self._context.script_dir / f"{job_name}.sh"
+        running = _running()
+        if not running:
+            return None
+        return sorted({str(group) for pid, group in running if _is_of(pid, job_name, script)})
+
+    def preview(self, context: ProviderContext, command: str, tasks_per_node: int, job_name: str) -> str:
+        """Return the script of a block; see the contract."""
+        return self._script(context, command, tasks_per_node, job_name)
+
+    def _script(self, context: ProviderContext, command: str, tasks_per_node: int, job_name: str) -> str:
+        script = block_script(
+            self.launcher(command, tasks_per_node, self.nodes_per_block),
+            job_name,
+            worker_init=self.worker_init,
+            variables=self.variables,
+        )
+        return context.final_script(self.label, script)
+
+    def dry_run(self, context: ProviderContext, command: str, tasks_per_node: int) -> Iterator[Finding]:
+        """Say what blocks are; see the contract."""
+        yield Finding("blocks are processes of this host: they start at once")
 
     def status(self, job_ids: Sequence[str]) -> list[JobStatus]:
         """Return the status of each block's process; UNKNOWN for an id that is not of this provider."""
@@ -143,24 +166,26 @@ class LocalProvider(Provider):
         job = self._jobs.get(job_id)
         if job is None:
             return JobStatus(JobState.UNKNOWN, f"no block of this provider has the id {job_id}")
-        code = _exit_code(job)
+        runs, code = _look(job)
         message = None
-        if code is None:
+        if runs:
             state = JobState.RUNNING
         elif job.cancelled:
             state = JobState.CANCELLED
+        elif code is None:
+            state, message = JobState.COMPLETED, "it has ended, and nothing tells how"
         elif code == 0:
             state = JobState.COMPLETED
         else:
             state = JobState.FAILED
             if code < 0:
                 message = f"killed by signal {-code} ({signal.Signals(-code).name})"
-        return JobStatus(state, message, code, job.stdout_path, job.stderr_path)
+        return JobStatus(state, message, code, f"{job.script}.out", f"{job.script}.err")
 
     def cancel(self, job_ids: Sequence[str]) -> list[bool]:
         """End the blocks' process groups: asked first, killed after a grace period."""
         jobs = [self._jobs.get(job_id) for job_id in job_ids]
-        running = [job for job in jobs if job is not None and _exit_code(job) is None]
+        running = [job for job in jobs if job is not None and _look(job)[0]]
         for job in running:
             job.cancelled = True
             _signal(job, signal.SIGTERM)
@@ -170,43 +195,67 @@ class LocalProvider(Provider):
             while _group_lives(job) and time.monotonic() < deadline:
                 time.sleep(0.02)
             _signal(job, signal.SIGKILL)
-            job.process.wait()
+            if job.process is not None:
+                job.process.wait()
             job.swept = True
         return [job is not None for job in jobs]
 
 
 def _signal(job: _Job, number: signal.Signals) -> None:
+    if job.process is None and not _group_lives(job):
+        return  # the number may be another's by now
     try:
-        os.killpg(job.process.pid, number)
+        os.killpg(job.pid, number)
     except (ProcessLookupError, PermissionError):
         pass
 
 
-def _exit_code(job: _Job) -> int | None:
+def _look(job: _Job) -> tuple[bool, int | None]:
+    """Return whether the job runs, and its exit code where that is known."""
+    if job.process is None:
+        return _group_lives(job), None
     code = job.process.poll()
     if code is not None and not job.swept:
         # As a batch system does: what the script left running in its group ends with it.
         job.swept = True
         _signal(job, signal.SIGKILL)
-    return code
+    return code is None, code
 
 
 def _group_lives(job: _Job) -> bool:
     """Return whether any process of the job's group runs; one that has ended and is not reaped does not count."""
-    job.process.poll()
+    if job.process is not None:
+        job.process.poll()
     try:
-        os.killpg(job.process.pid, 0)
+        os.killpg(job.pid, 0)
     except (ProcessLookupError, PermissionError):
         return False
-    stats = list(Path("/proc").glob("[0-9]*/stat"))
-    if not stats:  # no Linux
-        return True
-    for stat in stats:
+    running = _running()
+    if not running:  # no Linux: whose group it is can only be told of our own
+        return job.process is not None
+    members = [pid for pid, group in running if group == job.pid]
+    return bool(members) and (job.process is not None or any(_is_of(pid, job.name, job.script) for pid in members))
+
+
+def _running() -> list[tuple[int, int]]:
+    """Return the ids of all processes that run and of their groups; none where there is no ``/proc``."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             # `pid (name) state ppid pgrp ...`; the name may hold anything.
             state, _, group = stat.read_text(errors="replace").rpartition(")")[2].split()[:3]
         except (OSError, ValueError):  # it has ended
             continue
-        if int(group) == job.process.pid and state not in "ZX":
-            return True
-    return False
+        if state not in "ZX":
+            found.append((int(stat.parent.name), int(group)))
+    return found
+
+
+def _is_of(pid: int, job_name: str, script: Path) -> bool:
+    """Return whether a process runs the script of a job, or was started by it."""
+    try:
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:  # it has ended, or is another user's
+        return False
+    return os.fsencode(script) in command[:2] or f"JOBNAME={job_name}".encode() in environment

@@ -1,4 +1,4 @@
-"""``flowcore config``: checks a configuration without starting anything; prints a JSON Schema of them."""
+"""``flowcore config``: checks and shows a configuration without starting anything; prints a JSON Schema of them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def config() -> None:
-    """Check a configuration, or print the schema of configurations."""
+    """Check or show a configuration, or print the schema of configurations."""
 
 
 @config.command()
@@ -37,6 +37,50 @@ def check(file: Path, profile: str | None) -> None:
     _print(checked)
     if profiles and profile is None:
         click.echo(f"\nIts profiles are ok, too: {', '.join(profiles)}. To see one: --profile NAME")
+
+
+@config.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--profile", metavar="NAME", help="Use the table [profiles.NAME] of a TOML file.")
+@click.option("--submit-script", is_flag=True, help="Print the script of each executor's first block instead.")
+@click.option("--executor", "label", metavar="LABEL", help="Only that of this executor.")
+def show(file: Path, profile: str | None, submit_script: bool, label: str | None) -> None:
+    """Print all options of a configuration FILE, the default ones too, one to a line.
+
+    With --submit-script, print what would be submitted for blocks. Nothing is started, and nothing is submitted;
+    "<run-id>" stands for the first characters of a run's id.
+    """
+    from flowcore.cli.loading import load_config
+    from flowcore.cli.preview import flattened
+
+    if label is not None and not submit_script:
+        raise click.UsageError("--executor goes with --submit-script")
+    shown = load_config(file, profile)
+    if submit_script:
+        _show_scripts(shown, label)
+        return
+    for path, value in flattened(shown):
+        click.echo(f"{path} = {value}")
+
+
+def _show_scripts(shown: Config, label: str | None) -> None:
+    from flowcore.cli.preview import previews
+
+    found = [p for p in previews(shown) if label in (None, p.executor.label)]
+    if not found:
+        of_blocks = [p.executor.label for p in previews(shown)]
+        raise click.UsageError(
+            f"the configuration has no executor{f' {label!r}' if label else ''} whose workers are in blocks; "
+            f"such are: {', '.join(of_blocks) or 'none'}"
+        )
+    for number, preview in enumerate(found):
+        if len(found) > 1:
+            click.secho(f"{chr(10) if number else ''}# executor {preview.executor.label}", bold=True)
+        if preview.script is None:
+            provider = type(preview.executor.provider).__name__
+            click.echo(f"# {provider} submits no script, or its executor knows its command only when it has started")
+        else:
+            click.echo(preview.script, nl=False)
 
 
 @config.command()

@@ -21,10 +21,10 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import attrs
 import click
 
 from flowcore.errors import FlowcoreError
+from flowcore.plugins.provider import Finding
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -46,24 +46,6 @@ CONNECT_TIMEOUT_S = 2.0
 ROUND_TRIPS = 5
 
 _GB = 1e9
-
-
-@attrs.frozen
-class Finding:
-    """What a check found.
-
-    Attributes:
-        text: what was checked, with what was seen.
-        todo: what to do about it; None if it is ok.
-    """
-
-    text: str
-    todo: str | None = None
-
-    @property
-    def ok(self) -> bool:
-        """Whether all is well."""
-        return self.todo is None
 
 
 # --- the environment
@@ -284,6 +266,36 @@ class _Collector(logging.Handler):
         self._lines.append(_one_line(record.getMessage()))
 
 
+def _temporary_run_dir(config: Config) -> Path | Finding:
+    """Make a folder beside the real one, not in /tmp: the nodes of a cluster must see it."""
+    parent = existing_parent(Path(config.run_dir))
+    try:
+        return Path(tempfile.mkdtemp(prefix="flowcore-doctor-", dir=parent))
+    except OSError as error:
+        return Finding(
+            f"cannot make a run directory in {parent} ({error.strerror or error})",
+            "set run_dir to a folder that you can write to; nothing of the configuration was tried out",
+        )
+
+
+def check_providers(config: Config) -> Generator[Finding, None, None]:
+    """Try the provider of each executor out, without asking it for a block.
+
+    Args:
+        config: is used up by it.
+    """
+    from flowcore.cli.preview import dry_runs
+
+    folder = _temporary_run_dir(config)
+    if isinstance(folder, Finding):
+        yield folder
+        return
+    try:
+        yield from dry_runs(config, folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def check_configuration(config: Config, timeout_s: float) -> Generator[Finding, None, None]:
     """Start a run of a configuration in a temporary run directory, and run tasks on each executor.
 
@@ -293,15 +305,9 @@ def check_configuration(config: Config, timeout_s: float) -> Generator[Finding, 
     """
     from flowcore.session import DataFlowKernel
 
-    # Beside the real one, not in /tmp: the nodes of a cluster must see it.
-    parent = existing_parent(Path(config.run_dir))
-    try:
-        folder = tempfile.mkdtemp(prefix="flowcore-doctor-", dir=parent)
-    except OSError as error:
-        yield Finding(
-            f"cannot make a run directory in {parent} ({error.strerror or error})",
-            "set run_dir to a folder that you can write to; the executors were not probed",
-        )
+    folder = _temporary_run_dir(config)
+    if isinstance(folder, Finding):
+        yield folder
         return
     observer = _Observer()
     logger = logging.getLogger("flowcore")
@@ -452,19 +458,21 @@ class Report:
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path), required=False)
 @click.option("--profile", metavar="NAME", help="Use the table [profiles.NAME] of a TOML file.")
+@click.option("--dry-run", is_flag=True, help="Ask for no blocks, and run no tasks.")
 @click.option(
     "--timeout", "timeout_s", type=click.FloatRange(min=0, min_open=True), default=60.0, show_default=True,
     metavar="SECONDS", help="Time for the first results of the executors; include the wait in a batch queue.",
 )  # fmt: skip
 @click.pass_context
-def doctor(ctx: click.Context, file: Path | None, profile: str | None, timeout_s: float) -> None:
+def doctor(ctx: click.Context, file: Path | None, profile: str | None, dry_run: bool, timeout_s: float) -> None:
     """Check this machine, the plugins, the network and a configuration.
 
-    Runs tasks on each executor of the configuration FILE; without it, on those of the default configuration.
-    Exits with 1 if anything is not ok.
+    Tries the providers of the configuration FILE out without asking for blocks; where that is ok, runs tasks on each
+    executor. Without FILE, it does so for the default configuration. Exits with 1 if anything is not ok.
     """
     from flowcore.cli.loading import load_config
     from flowcore.config import Config
+    from flowcore.plugins.executor import BlockExecutor
 
     if file is None and profile is not None:
         raise click.UsageError("--profile goes with a configuration FILE")
@@ -482,10 +490,16 @@ def doctor(ctx: click.Context, file: Path | None, profile: str | None, timeout_s
     report.section("Plugins", check_plugins())
     report.section("Addresses", check_addresses())
     report.section("Configuration", [loaded])
-    if config is not None:
+    if config is not None and config.executors and any(isinstance(e, BlockExecutor) for e in config.executors):
+        before = report.bad
+        with contextlib.closing(check_providers(load_config(file, profile) if file else Config())) as findings:
+            report.section("Providers", findings)
+        if report.bad > before:
+            config = None
+    if config is not None and not dry_run:
         # Closed at once if this command is interrupted, so that the run is taken down.
         with contextlib.closing(check_configuration(config, timeout_s)) as findings:
-            report.show(findings)
+            report.section("Executors", findings)
     click.echo()
     if report.bad:
         click.secho(f"{report.bad} of {report.total} checks: not ok", fg="red", bold=True)

@@ -29,6 +29,7 @@ from flowcore.errors import (
     OptionalModuleMissing,
     ScaleOutFailed,
     SchedulerMissingArgs,
+    SchedulerUnavailable,
     ScriptPathError,
     SerializationError,
     SSHException,
@@ -38,6 +39,7 @@ from flowcore.errors import (
 )
 from flowcore.files import File
 from flowcore.plugins.channel import Channel
+from flowcore.plugins.cluster import ClusterProvider, local_channel, single_node_launcher
 from flowcore.plugins.component import at_least, close_match, component
 from flowcore.plugins.executor import (
     Attempt,
@@ -53,13 +55,25 @@ from flowcore.plugins.hookspecs import AttemptEvent, BlockEvent, RunInfo, TaskEv
 from flowcore.plugins.identity import function_identity
 from flowcore.plugins.launcher import Launcher
 from flowcore.plugins.memo_hasher import HashPart, MemoHasher
-from flowcore.plugins.provider import JobState, JobStatus, Provider, ProviderContext
+from flowcore.plugins.provider import (
+    Finding,
+    JobState,
+    JobStatus,
+    Provider,
+    ProviderContext,
+    check_blocks,
+    free_stem,
+)
+from flowcore.plugins.scheduler import Completed, JobRequest, QueryUnsupported, SchedulerSilent, StatusQuery
+from flowcore.plugins.script import RAN_BEFORE, block_script
 from flowcore.plugins.serializer import Serializer
+from flowcore.plugins.site import Site
 from flowcore.plugins.staging import Staging, StagingContext, TaskSubmitter
 from flowcore.plugins.version import PLUGIN_API
 
 __all__ = [
     "PLUGIN_API",
+    "RAN_BEFORE",
     "AppTimeout",
     "Attempt",
     "AttemptEvent",
@@ -75,6 +89,8 @@ __all__ = [
     "BlockExecutor",
     "Channel",
     "ChannelError",
+    "ClusterProvider",
+    "Completed",
     "ConfigurationError",
     "DeserializationError",
     "ExecutionProviderException",
@@ -84,10 +100,12 @@ __all__ = [
     "File",
     "FileCopyException",
     "FileExists",
+    "Finding",
     "FlowcoreError",
     "FutureExecutor",
     "HashPart",
     "InterchangeLost",
+    "JobRequest",
     "JobState",
     "JobStatus",
     "Launcher",
@@ -96,24 +114,34 @@ __all__ = [
     "OptionalModuleMissing",
     "Provider",
     "ProviderContext",
+    "QueryUnsupported",
     "RunInfo",
     "SSHException",
     "ScaleOutFailed",
     "SchedulerMissingArgs",
+    "SchedulerSilent",
+    "SchedulerUnavailable",
     "ScriptPathError",
     "SerializationError",
     "Serializer",
+    "Site",
     "Staging",
     "StagingContext",
     "StagingError",
+    "StatusQuery",
     "TaskEvent",
     "TaskSubmitter",
     "UnsupportedResource",
     "WorkerLost",
     "at_least",
+    "block_script",
+    "check_blocks",
     "close_match",
     "component",
+    "free_stem",
     "function_identity",
     "hookimpl",
     "kill_commands",
+    "local_channel",
+    "single_node_launcher",
 ]

@@ -14,6 +14,8 @@ class Channel(ABC):
     """
 
     kind: ClassVar[str] = "channel"
+    #: Whether commands run on this host and paths mean the same files as here: then nothing needs to be copied.
+    on_this_host: ClassVar[bool] = False
     #: Folder on the other host for scripts; None until the user or a provider sets it.
     script_dir: str | None = None
 
@@ -22,6 +24,9 @@ class Channel(ABC):
         self, cmd: str, walltime: float | None = None, envs: Mapping[str, str] | None = None
     ) -> tuple[int, str, str]:
         """Run a shell command in a process group of its own and wait for it.
+
+        What it leaves running in the background is not waited for, and goes on; if that holds the command's streams
+        open, what it writes to them within a moment is returned, too.
 
         Args:
             cmd: bash command line.
@@ -70,3 +75,8 @@ class Channel(ABC):
     @abstractmethod
     def close(self) -> bool:
         """Close the connection; return whether there was one to close. Idempotent."""
+
+    @staticmethod
+    def killed_message(cmd: str, walltime: float) -> str:
+        """Return what :meth:`execute_wait` adds to the standard error of a command that was killed."""
+        return f"\nflowcore: the command was killed after {walltime:g} s: {cmd}\n"

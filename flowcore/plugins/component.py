@@ -92,8 +92,10 @@ def _check_field(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> 
     except TypeError:
         # A kind may have an error of its own for what is none of it.
         refused_as = getattr(annotation, "refused_as", ConfigurationError)
+        # What a component does not show of itself is a secret.
+        shown = repr(value) if attribute.repr else "..."
         raise refused_as(
-            f"{type(instance).__name__}({attribute.name}={value!r}): expected {describe_type(annotation)}, "
+            f"{type(instance).__name__}({attribute.name}={shown}): expected {describe_type(annotation)}, "
             f"got {type(value).__name__}"
         ) from None
 

@@ -223,6 +223,13 @@ class BlockExecutor(Executor):
         Called by the scaling part after :meth:`start`, once per block.
         """
 
+    def preview_command(self, context: ExecutorContext, block_id: str) -> str | None:
+        """Return what :meth:`block_command` would return in a run; None if that cannot be told. Touches nothing.
+
+        Called for an executor that is not started, by who wants to see the script of a block.
+        """
+        return None
+
     @property
     @abstractmethod
     def workers_per_node(self) -> float:
@@ -243,6 +250,18 @@ class BlockExecutor(Executor):
     @abstractmethod
     def release_block(self, block_id: str) -> None:
         """Give the block no further attempt: it is about to be cancelled. Idempotent."""
+
+    def drained_blocks(self) -> set[str]:
+        """Return the released blocks that have no work, and will get none.
+
+        What is known of a block may be older than its release, and so than the last attempts that it was given: a block
+        is not among these before its workers were heard of since.
+        """
+        return set(self.idle_blocks())
+
+    def block_hosts(self) -> dict[str, list[str]]:
+        """Return, for each block with workers, the names of the hosts where they are, as far as known."""
+        return {}
 
     def block_ended(self, block_id: str) -> None:
         """The block has ended: its workers will not be heard of again. Called once, by the scaling thread."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import enum
+import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar
 
 import attrs
+
+from flowcore.errors import ConfigurationError
 
 
 class JobState(enum.IntEnum):
@@ -109,6 +112,10 @@ def _read(path: str | None, last_characters: int | None) -> str | None:
     return text
 
 
+def _unchanged(whose: str, text: str) -> str:
+    return text
+
+
 @attrs.frozen
 class ProviderContext:
     """What a provider is given when its executor is started.
@@ -116,10 +123,34 @@ class ProviderContext:
     Attributes:
         script_dir: existing folder on this host for submit scripts and the jobs' standard streams.
         executor_label: label of the executor whose blocks these are.
+        run_id: UUID of the run; empty outside of runs.
+        final_script: returns what hooks make of a submit script; its arguments are the provider's label and the script.
+        final_command: likewise, of a command line that a channel is to run; the channel's class name and the command.
     """
 
     script_dir: Path
     executor_label: str
+    run_id: str = ""
+    final_script: Callable[[str, str], str] = _unchanged
+    final_command: Callable[[str, str], str] = _unchanged
+
+
+@attrs.frozen
+class Finding:
+    """What a check found.
+
+    Attributes:
+        text: what was checked, with what was seen.
+        todo: what to do about it; None if it is ok.
+    """
+
+    text: str
+    todo: str | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether all is well."""
+        return self.todo is None
 
 
 class Provider(ABC):
@@ -145,6 +176,11 @@ class Provider(ABC):
 
     #: Whether blocks run on the host of this process, so that their workers reach it through loopback.
     on_this_host: ClassVar[bool] = False
+
+    @property
+    def variables(self) -> dict[str, object]:
+        """What the script of a block exports, by name, so that workers know their share of a node."""
+        return {"FLOWCORE_CORES": self.cores_per_node, "FLOWCORE_MEMORY_GB": self.mem_per_node}
 
     @abstractmethod
     def start(self, context: ProviderContext) -> None:
@@ -192,5 +228,81 @@ class Provider(ABC):
             For each job whether the request was accepted; a job that has ended counts as accepted.
         """
 
+    def adopt(self, job_id: str, job_name: str) -> None:  # noqa: B027 - most know their jobs by the ids alone
+        """Take over a job that another process submitted through a provider of the same options.
+
+        Called after :meth:`start`, before :meth:`status` and :meth:`cancel` are asked for the job.
+
+        Args:
+            job_id: what :meth:`submit` returned there.
+            job_name: what it was given.
+        """
+
+    def find(self, job_name: str) -> list[str] | None:
+        """Return the ids of the jobs of a name that have not ended; None if that cannot be told.
+
+        Called after :meth:`start` where it is not known whether there is a job: who submitted it was killed, or
+        interrupted, before its id was known. The core gives no two jobs one name, also not those of several runs.
+        """
+        return None
+
+    def place(self, path: Path) -> str:
+        """Return the path at which the nodes of blocks find a file of this host; copy it there if need be.
+
+        Called by executors for what their block commands name. Before :meth:`start`, nothing is copied.
+
+        Raises:
+            ChannelError: it cannot be copied.
+        """
+        return str(path)
+
+    def preview(self, context: ProviderContext, command: str, tasks_per_node: int, job_name: str) -> str | None:
+        """Return the script that :meth:`submit` would submit; None if there is none. Touches nothing.
+
+        Args:
+            context: as of :meth:`start`, which need not have been called.
+            command, tasks_per_node, job_name: as of :meth:`submit`.
+        """
+        return None
+
+    def dry_run(self, context: ProviderContext, command: str, tasks_per_node: int) -> Iterator[Finding]:
+        """Look whether blocks could be had, without asking for any. In place of :meth:`start`; :meth:`close` follows.
+
+        Args:
+            context, command, tasks_per_node: as of :meth:`preview`.
+
+        Yields:
+            What was found, as it is found. Nothing is raised.
+        """
+        yield from ()
+
     def close(self) -> None:  # noqa: B027 - most have none
         """Give resources back (connections). Called once, after the last block was cancelled."""
+
+
+def check_blocks(provider: Provider) -> None:
+    """Refuse numbers of blocks, of nodes, and a parallelism that cannot be.
+
+    Raises:
+        ConfigurationError: says which.
+    """
+    name = type(provider).__name__
+    if not (0 <= provider.min_blocks <= provider.max_blocks and 0 <= provider.init_blocks <= provider.max_blocks):
+        raise ConfigurationError(
+            f"{name}(min_blocks={provider.min_blocks}, init_blocks={provider.init_blocks}, "
+            f"max_blocks={provider.max_blocks}): min_blocks and init_blocks must be from 0 to max_blocks"
+        )
+    if provider.nodes_per_block < 1:
+        raise ConfigurationError(f"{name}(nodes_per_block={provider.nodes_per_block!r}): must be at least 1")
+    if not 0 <= provider.parallelism <= 1:
+        raise ConfigurationError(f"{name}(parallelism={provider.parallelism!r}): must be from 0 to 1")
+
+
+def free_stem(folder: Path, name: str) -> str:
+    """Return ``name``, or if there is a script of it in a folder, ``name.N`` with the first number that is free."""
+    # bash reads a script as it goes: one of the same name may still run.
+    return next(
+        stem
+        for stem in itertools.chain([name], (f"{name}.{again}" for again in itertools.count(1)))
+        if not (folder / f"{stem}.sh").exists()
+    )

@@ -36,18 +36,22 @@ def windowed_error_handler(executor: BlockExecutor, status: dict[str, JobStatus]
 
 
 def fail(executor: BlockExecutor, status: dict[str, JobStatus]) -> None:
-    """Fail an executor for good, with what is known of its blocks' ends."""
+    """Fail an executor for good, with what is known of the ends of these blocks."""
     lines = []
     for block, s in status.items():
-        if s.state in _BAD:
-            code = f", exit code {s.exit_code}" if s.exit_code is not None else ""
-            lines.append(f"  block {block}: {s.status_name}{code}{': ' + s.message if s.message else ''}")
-            for name, text in (("stderr", s.stderr_summary), ("stdout", s.stdout_summary)):
-                if text and text.strip():
-                    indented = "\n".join(f"      {line}" for line in text.strip().splitlines())
-                    lines.append(f"    its {name} ends with:\n{indented}")
-                    break
-    if executor.connected_blocks():
+        code = f", exit code {s.exit_code}" if s.exit_code is not None else ""
+        message = (s.message or "").strip().replace("\n", "\n    ")
+        lines.append(f"  block {block}: {s.status_name}{code}{': ' if message else ''}{message}")
+        for name, text in (("stderr", s.stderr_summary), ("stdout", s.stdout_summary)):
+            if text and text.strip():
+                indented = "\n".join(f"      {line}" for line in text.strip().splitlines())
+                lines.append(f"    its {name} ends with:\n{indented}")
+                break
+    # One that the scheduler refused has left nothing.
+    ran = any(s.exit_code is not None or s.stderr_path or s.state is JobState.MISSING for s in status.values())
+    if not ran:
+        what, hint = "it could get no blocks", "Check the options of its provider, and what the scheduler allows"
+    elif executor.connected_blocks():
         what, hint = "its blocks ended again and again", "What their workers wrote last is in the logs of the run"
     else:
         what = "its blocks ended without doing their work"

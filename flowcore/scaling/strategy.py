@@ -1,7 +1,7 @@
-"""Scaling strategies: load and blocks in, a decision out. Pure functions.
+"""Scaling strategies: load and blocks in, a decision out.
 
-A strategy is a function of a :class:`Load`; its name in a configuration is that of its entry point in the group
-``flowcore.strategies``.
+Rule of this module: pure functions, without a clock and without memory. A strategy is a function of a :class:`Load`;
+its name in a configuration is that of its entry point in the group ``flowcore.strategies``.
 """
 
 from __future__ import annotations
@@ -61,28 +61,24 @@ def simple(load: Load) -> Decision:
         if excess > 0 and load.idle_for >= load.max_idletime:
             return Decision(scale_in=excess)
         return Decision(scale_out=max(0, -excess))
-    return _out(load)
+    return Decision(scale_out=max(0, _wanted(load) - load.active_blocks))
 
 
 def htex_auto_scale(load: Load) -> Decision:
-    """Like :func:`simple`; besides, give back blocks that are idle while others still work."""
+    """Like :func:`simple`; besides, give back each block that has been idle for ``max_idletime``, while others work."""
     decision = simple(load)
-    if decision != Decision() or load.active_tasks == 0 or load.slots_per_block == 0:
+    if decision != Decision() or (load.active_tasks and not load.slots_per_block):
         return decision
-    # One stays while there are tasks, as `simple` would at once ask for it again.
-    needed = max(1, load.min_blocks, _blocks_for(load))
-    excess = load.active_blocks - needed
+    # What `simple` would at once ask for again stays.
+    excess = load.active_blocks - (_wanted(load) if load.active_tasks else load.min_blocks)
     ripe = sum(1 for seconds in load.idle_blocks if seconds >= load.max_idletime)
     count = min(excess, ripe)
     return Decision(scale_in=count, only_idle=True) if count > 0 else Decision()
 
 
-def _blocks_for(load: Load) -> int:
-    return math.ceil(load.active_tasks * load.parallelism / load.slots_per_block)
-
-
-def _out(load: Load) -> Decision:
+def _wanted(load: Load) -> int:
+    """Return how many blocks the tasks should have: ``1 / parallelism`` of them share a slot."""
     # Nothing is known of a block's size before the first one is there: ask for one.
-    needed = _blocks_for(load) if load.slots_per_block else 1
-    wanted = max(1, load.min_blocks, needed)
-    return Decision(scale_out=max(0, min(wanted, load.max_blocks) - load.active_blocks))
+    slots = load.slots_per_block
+    needed = math.ceil(load.active_tasks * load.parallelism / slots) if slots else 1
+    return min(load.max_blocks, max(1, load.min_blocks, needed))

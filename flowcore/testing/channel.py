@@ -153,6 +153,20 @@ class ChannelContract:
         finally:
             opened.execute_wait(f"kill -9 $(cat '{pid}')", 30)
 
+    def test_what_stays_in_the_background_is_not_waited_for(self, opened: Channel) -> None:
+        """It goes on, though it holds the streams open; what was written is not lost."""
+        code, stdout, stderr = opened.execute_wait("sleep 600 & echo $!; echo err >&2", 10)
+        pid = int(stdout)
+        try:
+            assert (code, stderr) == (0, "err\n")
+            assert self.output(opened, f"kill -0 {pid} && echo runs") == "runs\n"
+        finally:
+            opened.execute_wait(f"kill -9 {pid}", 30)
+
+    def test_streams_that_are_closed_early(self, opened: Channel) -> None:
+        """The end of the command counts, and not that of its streams."""
+        assert opened.execute_wait("echo out; exec >&- 2>&-; sleep 0.2; exit 4", 30) == (4, "out\n", "")
+
     def test_walltime_that_is_kept(self, opened: Channel) -> None:
         """A command that is quicker ends as ever."""
         assert opened.execute_wait("sleep 0.1; echo done", 30.0) == (0, "done\n", "")

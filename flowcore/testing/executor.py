@@ -526,6 +526,16 @@ class BlockExecutorContract(ExecutorContract):
         # It says which blocks have ever connected.
         assert executor.connected_blocks() == {"0", "1"}
 
+    def test_a_released_block_drains(self, run: Run, tmp_path: Path) -> None:
+        """It is told to have no work when it has none, and not before."""
+        executor, _ = self._blocks(run)
+        with self.held(run, tmp_path) as blockers:
+            executor.release_block("0")
+            assert "0" not in executor.drained_blocks()
+            assert set(executor.block_hosts()) <= {"0"}
+        run.wait(blockers, self.result_bound_s)
+        eventually(lambda: executor.drained_blocks() == {"0"}, self.result_bound_s, "a block without work")
+
     def test_bad_state_fails_all(self, run: Run, tmp_path: Path) -> None:
         """Attempts that are there and those to come fail with the first exception that was set."""
         executor, _ = self._blocks(run)

@@ -20,6 +20,7 @@ from flowcore.plugins.api import (
     Provider,
     ProviderContext,
     ScaleOutFailed,
+    SchedulerUnavailable,
     Staging,
 )
 
@@ -193,8 +194,12 @@ class FakeProvider(Provider):
         polls: the ids of each call of :meth:`status`.
         cancels: the ids of each call of :meth:`cancel`.
         refusal: while not None, :meth:`submit` raises ScaleOutFailed with this message.
+        unavailable: while not None, :meth:`submit` raises SchedulerUnavailable with this message.
         answering: False: every status is UNKNOWN.
         accepts_cancels: False: :meth:`cancel` accepts nothing.
+        finds: False: :meth:`find` cannot tell.
+        defects: what methods raise, by their names.
+        adopted: the pairs of job id and name of each call of :meth:`adopt`.
         closed: how often it was closed.
         context: what it was started with; None before.
     """
@@ -221,8 +226,12 @@ class FakeProvider(Provider):
         self.polls: list[list[str]] = []
         self.cancels: list[list[str]] = []
         self.refusal: str | None = None
+        self.unavailable: str | None = None
         self.answering = True
         self.accepts_cancels = True
+        self.finds = True
+        self.defects: dict[str, BaseException] = {}
+        self.adopted: list[tuple[str, str]] = []
         self.closed = 0
         self.context: ProviderContext | None = None
 
@@ -242,6 +251,9 @@ class FakeProvider(Provider):
 
     def submit(self, command: str, tasks_per_node: int, job_name: str = "flowcore.auto") -> str:
         """Write a PENDING job down, or refuse."""
+        self._raise("submit")
+        if self.unavailable is not None:
+            raise SchedulerUnavailable(self.label, self.unavailable)
         if self.refusal is not None:
             raise ScaleOutFailed(self.label, self.refusal)
         job_id = f"job{len(self.jobs)}"
@@ -253,20 +265,40 @@ class FakeProvider(Provider):
     def status(self, job_ids: Sequence[str]) -> list[JobStatus]:
         """Return what the test has set."""
         self.polls.append(list(job_ids))
+        self._raise("status")
         unknown = JobStatus(JobState.UNKNOWN, "the fake scheduler does not answer")
         return [self.jobs.get(job_id, unknown) if self.answering else unknown for job_id in job_ids]
 
     def cancel(self, job_ids: Sequence[str]) -> list[bool]:
         """Cancel the jobs that have not ended, unless told not to accept it."""
         self.cancels.append(list(job_ids))
+        self._raise("cancel")
         for job_id in job_ids:
             if self.accepts_cancels and job_id in self.jobs and not self.jobs[job_id].terminal:
                 self.jobs[job_id] = JobStatus(JobState.CANCELLED)
         return [self.accepts_cancels and job_id in self.jobs for job_id in job_ids]
 
+    def adopt(self, job_id: str, job_name: str) -> None:
+        """Write it down; a job that is not known is taken to run."""
+        self.adopted.append((job_id, job_name))
+        self.jobs.setdefault(job_id, JobStatus(JobState.RUNNING))
+        self.names.setdefault(job_id, job_name)
+
+    def find(self, job_name: str) -> list[str] | None:
+        """Return the jobs of this name that have not ended, unless told that it cannot tell."""
+        self._raise("find")
+        if not self.finds:
+            return None
+        return [job_id for job_id, name in self.names.items() if name == job_name and not self.jobs[job_id].terminal]
+
     def close(self) -> None:
         """Count the call."""
         self.closed += 1
+        self._raise("close")
+
+    def _raise(self, method: str) -> None:
+        if method in self.defects:
+            raise self.defects[method]
 
     # --- for the test
 
@@ -298,6 +330,8 @@ class FakeBlockExecutor(FakeExecutor, BlockExecutor):
         connected: ids of blocks whose workers have connected.
         idle: seconds by id of the blocks that are idle.
         deserted: seconds by id of the blocks whose workers are all lost.
+        hosts: names of hosts by id of the blocks whose workers are there.
+        busy: ids of blocks that have got work since their idle time was told: what :meth:`drained_blocks` leaves out.
         released: the ids given to :meth:`release_block`, in their order.
         ended: the ids given to :meth:`block_ended`, in their order.
     """
@@ -317,6 +351,8 @@ class FakeBlockExecutor(FakeExecutor, BlockExecutor):
         self.connected: set[str] = set()
         self.idle: dict[str, float] = {}
         self.deserted: dict[str, float] = {}
+        self.hosts: dict[str, list[str]] = {}
+        self.busy: set[str] = set()
         self.released: list[str] = []
         self.ended: list[str] = []
         self._exception: Exception | None = None
@@ -347,6 +383,14 @@ class FakeBlockExecutor(FakeExecutor, BlockExecutor):
     def deserted_blocks(self) -> dict[str, float]:
         """Return ``deserted``."""
         return dict(self.deserted)
+
+    def drained_blocks(self) -> set[str]:
+        """Return the idle blocks that are not ``busy``."""
+        return set(self.idle) - self.busy
+
+    def block_hosts(self) -> dict[str, list[str]]:
+        """Return ``hosts``."""
+        return dict(self.hosts)
 
     def release_block(self, block_id: str) -> None:
         """Write it down."""

@@ -96,7 +96,8 @@ class ProviderContract:
         assert isinstance(provider.label, str)
         assert provider.label
         assert provider.nodes_per_block >= 1
-        assert 0 <= provider.min_blocks <= provider.init_blocks <= provider.max_blocks
+        assert 0 <= provider.min_blocks <= provider.max_blocks
+        assert 0 <= provider.init_blocks <= provider.max_blocks
         assert 0 <= provider.parallelism <= 1
         assert provider.status_polling_interval > 0
 

@@ -6,6 +6,7 @@ Not collected by itself: ``test_suites_catch.py`` runs it in a process of its ow
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import threading
@@ -346,6 +347,66 @@ class TestQuotesCarelessly(BrokenLauncher):
             return f'bash -c "{command}"'
 
 
+@finds("test_one_failure_shows_in_the_exit_code")
+class TestForgivesOne(BrokenLauncher):
+    cls = SingleNodeLauncher
+
+
+@finds("test_the_command_is_what_it_was")
+class TestReplacesBraces(BrokenLauncher):
+    class cls(Launcher):
+        def __call__(self, command, tasks_per_node, nodes_per_block):
+            return f"bash -c {shlex.quote(command.replace('{}', 'x'))}"
+
+
+@finds("test_the_command_has_the_environment")
+class TestForgetsTheEnvironmentOfTheScript(BrokenLauncher):
+    class cls(Launcher):
+        def __call__(self, command, tasks_per_node, nodes_per_block):
+            return f"env -i PATH=/usr/bin:/bin bash -c {shlex.quote(command)}"
+
+
+@finds("test_reading_gets_nothing")
+class TestLetsCopiesRead(BrokenLauncher):
+    class cls(SingleNodeLauncher):
+        def __call__(self, command, tasks_per_node, nodes_per_block):
+            return super().__call__(f"exec < <(printf x)\n{command}", tasks_per_node, nodes_per_block)
+
+
+@finds("test_whatever_the_shell_has_set")
+class TestSplitsWords(BrokenLauncher):
+    class cls(Launcher):
+        def __call__(self, command, tasks_per_node, nodes_per_block):
+            return f"for i in $(seq {tasks_per_node}); do bash -c {shlex.quote(command)} & done\nwait"
+
+
+@finds("test_blocks_side_by_side")
+class TestWritesAFile(BrokenLauncher):
+    class cls(Launcher):
+        def __call__(self, command, tasks_per_node, nodes_per_block):
+            copies = "bash cmd.sh & " * tasks_per_node
+            return f"cat > cmd.sh <<'END'\n{command}\nEND\n{copies}\nwait"
+
+
+@finds("test_a_signal_ends_the_copies")
+class TestLeavesCopies(BrokenLauncher):
+    passes_signals = True
+    end_bound_s = 1.0
+
+    class cls(Launcher):
+        def __call__(self, command, tasks_per_node, nodes_per_block):
+            return f"bash -c {shlex.quote(command)} & " * tasks_per_node + "\nwait"
+
+
+@finds("test_a_signal_ends_the_copies")
+class TestHidesCopies(BrokenLauncher):
+    end_bound_s = 1.0
+
+    class cls(Launcher):
+        def __call__(self, command, tasks_per_node, nodes_per_block):
+            return f"setsid bash -c {shlex.quote(command)} & " * tasks_per_node + "\nwait"
+
+
 # --- channels
 
 
@@ -367,6 +428,19 @@ class TestKillsTheShellOnly(BrokenChannel):
             except subprocess.TimeoutExpired:
                 return -1, Path("out").read_text(), "killed"
             return done.returncode, Path("out").read_text(), Path("err").read_text()
+
+
+@finds("test_what_stays_in_the_background_is_not_waited_for")
+class TestWaitsForTheStreams(BrokenChannel):
+    class cls(LocalChannel):
+        def execute_wait(self, cmd, walltime=None, envs=None):
+            pipe = subprocess.PIPE
+            process = subprocess.Popen(["/bin/bash", "-c", cmd], stdout=pipe, stderr=pipe, text=True, process_group=0)
+            try:
+                return (0, *process.communicate(timeout=1))
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                return (-1, *process.communicate())
 
 
 @finds("test_environment")

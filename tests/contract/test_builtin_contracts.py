@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from concurrent.futures import Future
 from concurrent.futures import ThreadPoolExecutor as Pool
@@ -30,6 +33,7 @@ from flowcore.testing import (
     SerializerContract,
     StagingContract,
 )
+from flowcore.testing.servers import need
 from flowcore.testing.staging import Source, Target
 
 
@@ -80,6 +84,12 @@ class TestLocalProvider(ProviderContract):
         return registry.get("provider", "local")()
 
 
+class TestAdHocProvider(ProviderContract):
+    @pytest.fixture
+    def provider(self) -> Any:
+        return registry.get("provider", "adhoc")(channels=[registry.get("channel", "local")()])
+
+
 class TestLocalProviderWithSimpleLauncher(ProviderContract):
     runs_copies = False
 
@@ -98,10 +108,20 @@ class TestSimpleLauncher(LauncherContract):
 
 
 class TestSingleNodeLauncher(LauncherContract):
-    @pytest.fixture(params=[(True, False), (False, True)], ids=["debug", "fail_on_any"])
+    any_failure_fails = False
+    passes_signals = True
+
+    @pytest.fixture(params=[True, False], ids=["debug", "silent"])
     def launcher(self, request: pytest.FixtureRequest) -> Any:
-        debug, fail_on_any = request.param
-        return registry.get("launcher", "single_node")(debug=debug, fail_on_any=fail_on_any)
+        return registry.get("launcher", "single_node")(debug=request.param)
+
+
+class TestSingleNodeLauncherThatFailsOnAny(LauncherContract):
+    passes_signals = True
+
+    @pytest.fixture
+    def launcher(self) -> Any:
+        return registry.get("launcher", "single_node")(debug=False, fail_on_any=True)
 
 
 class TestWrappedLauncher(LauncherContract):
@@ -119,6 +139,91 @@ class TestWrappedLauncher(LauncherContract):
         if command.startswith("exit "):
             command = f"/bin/bash -c '{command}'"
         return super().script(launcher, command, tasks_per_node)
+
+
+STAND_INS = Path(__file__).parents[1] / "stand_ins" / "tools.py"
+
+
+@pytest.fixture
+def programs(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder for programs, first on PATH."""
+    folder = tmp_path_factory.mktemp("programs")
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    return folder
+
+
+class ToolLauncherContract(LauncherContract):
+    """The suite for the launcher of a tool that is not here: a stand-in for it runs two nodes' copies."""
+
+    nodes = 2
+    passes_signals = True
+    plugin: str
+    tool: str
+
+    @pytest.fixture
+    def launcher(self, programs: Path) -> Any:
+        subprocess.run([sys.executable, STAND_INS, "install", programs, self.tool], check=True)
+        return registry.get("launcher", self.plugin)()
+
+
+class TestSrunLauncher(ToolLauncherContract):
+    # The real one is tested by flowcore-provider-slurm.
+    plugin = tool = "srun"
+
+
+class TestSrunMPILauncher(ToolLauncherContract):
+    plugin, tool = "srun_mpi", "srun"
+
+
+class TestAprunLauncher(ToolLauncherContract):
+    plugin = tool = "aprun"
+
+
+class TestJsrunLauncher(ToolLauncherContract):
+    plugin = tool = "jsrun"
+
+
+class PBSLauncherContract(LauncherContract):
+    """The suite for launchers that find the nodes of a job in a file: this host is one."""
+
+    passes_signals = True
+
+    @pytest.fixture(autouse=True)
+    def nodefile(self, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+        file = tmp_path_factory.mktemp("job") / "nodes"
+        file.write_text("localhost\nlocalhost\n")
+        monkeypatch.setenv("PBS_NODEFILE", str(file))
+
+
+class MPILauncherContract(PBSLauncherContract):
+    tool: str
+
+    @pytest.fixture(params=["openmpi", "mpich"])
+    def launcher(self, request: pytest.FixtureRequest, programs: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+        need(f"{self.tool}.{request.param}")
+        # Not a link: an MPI finds its other programs beside the one that was called.
+        program = programs / self.tool
+        program.write_text(f'#!/bin/bash\nexec {self.tool}.{request.param} "$@"\n')
+        program.chmod(0o755)
+        for name in ("OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM"):
+            monkeypatch.setenv(name, "1")
+        return registry.get("launcher", self.tool)()
+
+
+class TestMpiExecLauncher(MPILauncherContract):
+    tool = "mpiexec"
+
+
+class TestMpiRunLauncher(MPILauncherContract):
+    tool = "mpirun"
+
+
+class TestGnuParallelLauncher(PBSLauncherContract):
+    @pytest.fixture
+    def launcher(self, programs: Path) -> Any:
+        need("parallel", "perl")
+        subprocess.run([sys.executable, STAND_INS, "install", programs, "ssh"], check=True)
+        return registry.get("launcher", "gnu_parallel")()
 
 
 class TestLocalChannel(ChannelContract):

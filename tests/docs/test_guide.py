@@ -27,17 +27,24 @@ def _load_guide():  # pytest imports test modules without their folder on sys.pa
 guide = _load_guide()
 #: A table for those who work on flowcore is no page of the guide.
 PAGES = sorted(page for page in (ROOT / "docs").glob("*.md") if page.name != "reference-coverage.md")
-INSTALLED = {plugin.name for plugin in registry.installed("executor")}
+INSTALLED = {(kind, plugin.name) for kind in registry.GROUPS for plugin in registry.installed(kind)}
+#: What a section needs if its blocks have this, and the distribution that has it.
+NEEDED = {
+    r"\bhtex\b|HighThroughputExecutor": ("executor", "htex"),
+    r"\bslurm\b|SlurmProvider": ("provider", "slurm"),
+    r"\bpbspro\b|PBSProProvider|TorqueProvider": ("provider", "pbspro"),
+    r"\"ssh\"|SSHChannel": ("channel", "ssh"),
+    r"parsl": ("compat", "parsl"),
+}
 SECTIONS = [section for page in PAGES for section in guide.sections(page)]
 
 
 def lacks(section) -> str | None:
     """Say which plugin of this repository the section needs and this environment does not have."""
     text = "".join(block.text for block in section.blocks)
-    if "htex" not in INSTALLED and re.search(r"\bhtex\b|HighThroughputExecutor", text):
-        return "flowcore-executor-htex"
-    if "parsl" in text and importlib.util.find_spec("flowcore_compat_parsl") is None:
-        return "flowcore-compat-parsl"
+    for pattern, component in NEEDED.items():
+        if component not in INSTALLED and re.search(pattern, text):
+            return registry.KNOWN[component][1]
     return None
 
 

@@ -38,8 +38,8 @@ SECTIONS = (
     "Error handling", "Memoization and checkpointing", "Configuration", "Example parallel patterns",
     "Structuring programs",
     "Lifted operators", "Join apps", "Usage statistics", "Plugins", "Measuring performance", "FAQ",
-    "API: Core", "API: Configuration", "API: HighThroughputExecutor",
-    "API: Exceptions", "API: Internal",
+    "API: Core", "API: Configuration", "API: Channels", "API: HighThroughputExecutor", "API: Launchers",
+    "API: Providers", "API: Batch jobs", "API: Exceptions", "API: Internal",
 )  # fmt: skip
 
 _DOTTED = re.compile(r"((?:flowcore|flowcore_\w+)(?:\.\w+)+)(?:\((\w+)\))?")

@@ -138,19 +138,20 @@ def test_a_program_that_ends_by_itself(
     assert "ended; tasks: {'failed': 3}" in log_of_run(tmp_path)
 
 
-#: Not a command on threads, which outlives its program then as any child of a Python program does.
-ENDED_BY_SIGTERM = [(e, s) for e in EXECUTORS for s in ("result", "join", "bash") if (e, s) != ("threads", "bash")]
-
-
-@pytest.mark.parametrize(("executor", "situation"), ENDED_BY_SIGTERM)
-def test_sigterm(executor: str, situation: str, tmp_path: Path, no_leftovers: Leftovers) -> None:
-    # As for any Python program: it ends at once, and runs no code of its own any more.
+@pytest.mark.parametrize("situation", SITUATIONS)
+@pytest.mark.parametrize("executor", EXECUTORS)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=["SIGTERM", "SIGHUP"])
+def test_sigterm(
+    number: signal.Signals, executor: str, situation: str, tmp_path: Path, no_leftovers: Leftovers
+) -> None:
     with running(HOSTS / "ending.py", executor, situation) as process:
         eventually(lambda: begun(tmp_path), what="the begin of both tasks")
-        os.kill(process.pid, signal.SIGTERM)
+        os.kill(process.pid, number)
         out, err = process.communicate(timeout=20)
-    assert (process.returncode, out, err) == (-signal.SIGTERM, "", "")
+    assert (process.returncode, out) == (128 + number, ""), err
+    assert [line for line in err.splitlines() if not line.startswith("flowcore: the program ended while ")] == []
     assert no_leftovers.wait(10) == []
+    assert "ended; tasks: " in log_of_run(tmp_path)
 
 
 # --- web servers

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +30,17 @@ def test_the_message_of_a_walltime() -> None:
     )
 
 
-def test_an_interrupt_ends_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import subprocess
-
-    def interrupted(self: Any, *args: Any, **kwargs: Any) -> Any:
+def test_an_interrupt_ends_the_command() -> None:
+    def interrupt(*args: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(subprocess.Popen, "communicate", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        LocalChannel().execute_wait("sleep 600", None)
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        with pytest.raises(KeyboardInterrupt):
+            LocalChannel().execute_wait("sleep 600", None)
+    finally:
+        signal.signal(signal.SIGALRM, before)
     # That the process is gone is what the fixture of every test checks.
 
 

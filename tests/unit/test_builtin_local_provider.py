@@ -51,7 +51,7 @@ def test_the_script_says_what_is_run(start: Callable[..., Any], tmp_path: Path) 
     end(provider, provider.submit("true", 1, "flowcore.label.block-0"))
     assert (tmp_path / "scripts" / "flowcore.label.block-0.sh").read_text() == (
         "#!/bin/bash\n"
-        "export JOBNAME='flowcore.label.block-0'\n"
+        "export JOBNAME=flowcore.label.block-0\n"
         "export FLOWCORE_CORES=3\n"
         "export FLOWCORE_MEMORY_GB=1.5\n"
         "source env.sh\n"
@@ -127,12 +127,12 @@ class OtherHost(LocalChannel):
     ("options", "text"),
     [
         (
-            {"min_blocks": 2, "init_blocks": 1, "max_blocks": 3},
-            "LocalProvider(min_blocks=2, init_blocks=1, max_blocks=3): must be min_blocks <= init_blocks <= max_blocks",
+            {"min_blocks": 4, "init_blocks": 1, "max_blocks": 3},
+            "LocalProvider(min_blocks=4, init_blocks=1, max_blocks=3): min_blocks and init_blocks must be from 0 to ",
         ),
-        ({"init_blocks": 2}, "must be min_blocks <= init_blocks <= max_blocks"),
+        ({"init_blocks": 2}, "min_blocks and init_blocks must be from 0 to max_blocks"),
         ({"nodes_per_block": 0}, "LocalProvider(nodes_per_block=0): must be at least 1"),
-        ({"parallelism": -1}, "LocalProvider(parallelism=-1): must be at least 0"),
+        ({"parallelism": -1}, "LocalProvider(parallelism=-1): must be from 0 to 1"),
         ({"launcher": "single_node"}, "LocalProvider(launcher='single_node'): expected Launcher, got str"),
         ({"max_block": 2}, "LocalProvider has no option 'max_block' (did you mean 'max_blocks'?)"),
     ],
@@ -153,3 +153,65 @@ def test_it_is_for_this_host() -> None:
 def test_a_launcher_that_is_none() -> None:
     with pytest.raises(BadLauncher, match="expected Launcher, got builtin_function_or_method"):
         LocalProvider(launcher=print)
+
+
+# --- blocks that another process has started
+
+
+def other(provider: Any) -> Any:
+    """A provider of the same options, as another process would make it."""
+    made = LocalProvider(launcher=SimpleLauncher())
+    made.start(provider._context)
+    return made
+
+
+def test_a_block_of_another_provider_is_adopted(start: Callable[..., Any], tmp_path: Path) -> None:
+    provider = start()
+    job = provider.submit(f"echo hello; sleep 600 & echo $! > '{tmp_path}/pid'; wait", 1, "b0")
+    child = int(eventually(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().strip()))
+    adopting = other(provider)
+    adopting.adopt(job, "b0")
+    adopting.adopt(job, "b0")
+    (status,) = adopting.status([job])
+    assert (status.state, status.stdout) == (JobState.RUNNING, "hello\n")
+    assert adopting.cancel([job]) == [True]
+    assert adopting.status([job])[0].state is JobState.CANCELLED
+    eventually(lambda: processes.gone(child), 10)
+    assert provider.status([job])[0].state is JobState.FAILED, "who started it was not asked"
+
+
+def test_a_block_that_has_ended_is_adopted(start: Callable[..., Any]) -> None:
+    provider = start()
+    job = provider.submit("exit 3", 1, "b0")
+    end(provider, job)
+    adopting = other(provider)
+    adopting.adopt(job, "b0")
+    (status,) = adopting.status([job])
+    assert (status.state, status.exit_code) == (JobState.COMPLETED, None)
+    assert status.message == "it has ended, and nothing tells how"
+    assert adopting.cancel([job]) == [True]
+
+
+def test_a_group_of_the_same_number_is_not_the_block(start: Callable[..., Any]) -> None:
+    provider = start()
+    job = provider.submit("sleep 600", 1, "another")
+    adopting = other(provider)
+    adopting.adopt(job, "b0")
+    assert adopting.status([job])[0].state is JobState.COMPLETED
+    assert adopting.cancel([job]) == [True]
+    assert provider.status([job])[0].state is JobState.RUNNING
+
+
+def test_blocks_are_found_by_their_names(start: Callable[..., Any], tmp_path: Path) -> None:
+    provider = start()
+    first = provider.submit("sleep 600; true", 1, "b0")
+    provider.submit("sleep 600; true", 1, "b01")
+    # The script has ended, what it started goes on; nobody has looked since.
+    left = provider.submit(f"sleep 600 & touch '{tmp_path}/left'", 1, "b2")
+    eventually((tmp_path / "left").exists)
+    finding = other(provider)
+    assert finding.find("b0") == [first]
+    assert finding.find("b2") == [left]
+    assert finding.find("b") == []
+    provider.cancel([first])
+    assert finding.find("b0") == []

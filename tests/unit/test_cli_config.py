@@ -327,3 +327,110 @@ def test_schema_says_what_it_leaves_out(monkeypatch):
     assert result.exit_code == 0
     assert result.stderr == f"left out: {problem}\n"
     assert "executor.threads" in json.loads(result.stdout)["$defs"]
+
+
+# --- show
+
+BLOCKS = """
+[[executors]]
+plugin = "htex"
+label = "nodes"
+max_workers_per_node = 2
+provider = {plugin = "local", worker_init = "module load python", launcher = {plugin = "simple"}}
+
+[[executors]]
+plugin = "threads"
+label = "here"
+"""
+
+
+def show(text, *options):
+    with open("f.toml", "w") as file:
+        file.write(text)
+    return CliRunner().invoke(cli, ["config", "show", "f.toml", *options], prog_name="flowcore")
+
+
+def test_show_prints_every_option(tmp_path):
+    result = show(BLOCKS)
+    assert result.exit_code == 0, result.stderr
+    lines = result.output.splitlines()
+    assert "executors[0] = HighThroughputExecutor" in lines
+    assert "executors[0].provider.launcher = SimpleLauncher" in lines
+    assert "executors[0].provider.worker_init = 'module load python'" in lines
+    assert "executors[0].heartbeat_period = 30" in lines
+    assert "executors[1].label = 'here'" in lines
+    assert "strategy = 'simple'" in lines
+    assert [p.name for p in tmp_path.iterdir()] == ["f.toml"]
+
+
+def test_show_keeps_secrets():
+    from typing import Any
+
+    import attrs
+
+    from flowcore.cli.preview import flattened
+    from flowcore.plugins.api import component
+
+    @component
+    class Secretive:
+        name: str = "x"
+        password: Any = attrs.field(default=None, repr=False)
+
+    assert list(flattened(Secretive(password="hush"), "channel")) == [
+        ("channel.name", "'x'"),
+        ("channel.password", "(secret)"),
+    ]
+    assert dict(flattened(Secretive()))["password"] == "None"
+
+
+def test_the_submit_script(tmp_path):
+    result = show(BLOCKS, "--submit-script")
+    assert result.exit_code == 0, result.stderr
+    lines = result.output.splitlines()
+    assert lines[:3] == ["#!/bin/bash", "export JOBNAME='flowcore.<run-id>.nodes.block-0'", "module load python"]
+    assert any(f"{tmp_path}/runinfo/000/nodes/manager.json --block-id 0" in line for line in lines)
+    assert subprocess.run(["bash", "-n"], input=result.output, text=True).returncode == 0
+    assert [p.name for p in tmp_path.iterdir()] == ["f.toml"]
+
+
+def test_the_submit_script_is_what_hooks_make_of_it():
+    with open("hooked.py", "w") as file:
+        file.write(
+            "import flowcore\n"
+            "from flowcore.plugins.api import hookimpl\n"
+            "from flowcore.executors import HighThroughputExecutor\n"
+            "class Hooks:\n"
+            "    @hookimpl\n"
+            "    def flowcore_launch_command(self, command):\n"
+            "        return 'nice ' + command\n"
+            "    @hookimpl\n"
+            "    def flowcore_submit_script(self, provider, script):\n"
+            "        return script + f'# seen for {provider}\\n'\n"
+            "config = flowcore.Config(executors=[HighThroughputExecutor()], hooks=[Hooks()])\n"
+        )
+    result = CliRunner().invoke(cli, ["config", "show", "hooked.py", "--submit-script"])
+    assert result.exit_code == 0, result.stderr
+    assert "\nnice python=" in result.output
+    assert result.output.endswith("# seen for local\n")
+
+
+def test_submit_scripts_of_several_executors():
+    two = BLOCKS + BLOCKS.replace('"nodes"', '"more"').replace('"here"', '"there"')
+    result = show(two, "--submit-script")
+    assert [line for line in result.output.splitlines() if line.startswith("# executor")] == [
+        "# executor nodes",
+        "# executor more",
+    ]
+    result = show(two, "--submit-script", "--executor", "more")
+    assert result.output.startswith("#!/bin/bash\nexport JOBNAME='flowcore.<run-id>.more.block-0'\n")
+
+
+def test_no_script_to_show():
+    result = show(BLOCKS, "--submit-script", "--executor", "here")
+    assert result.exit_code == 2
+    assert (
+        "the configuration has no executor 'here' whose workers are in blocks; such are: nodes"
+        in result.stderr.replace("\n", " ")
+    )
+    assert show("retries = 1\n", "--submit-script").exit_code == 2
+    assert "--executor goes with --submit-script" in show(BLOCKS, "--executor", "nodes").stderr

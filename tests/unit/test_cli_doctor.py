@@ -236,7 +236,7 @@ def test_temporary_run_directory_cannot_be_made(tmp_path):
     (tmp_path / "runs").touch()
     (found,) = probe(Config(run_dir=tmp_path / "runs"))
     assert found.text == f"cannot make a run directory in {tmp_path}/runs (Not a directory)"
-    assert "the executors were not probed" in found.todo
+    assert "nothing of the configuration was tried out" in found.todo
 
 
 def test_disk_is_full(tmp_path, monkeypatch):
@@ -307,3 +307,31 @@ def test_no_interface_has_an_address(monkeypatch, name_resolves):
     assert next(doctor.check_addresses()) == doctor.Finding(
         "no network interface has an IPv4 address", "bring the loopback up: ip link set lo up"
     )
+
+
+# --- providers
+
+
+def test_a_dry_run_asks_for_no_blocks(tmp_path, name_resolves):
+    (tmp_path / "f.toml").write_text("executors = [{plugin = 'htex', label = 'nodes'}]\n")
+    result = invoke("f.toml", "--dry-run")
+    assert result.exit_code == 0, result.output
+    assert "Providers\n  ok      executor nodes, local: blocks are processes of this host: they start at once\n" in (
+        result.output
+    )
+    assert "Executors\n" not in result.output
+    assert [p.name for p in tmp_path.iterdir()] == ["f.toml"]
+
+
+def test_no_task_is_run_where_a_provider_cannot_work(tmp_path, name_resolves):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "f.toml").write_text(
+        "[[executors]]\nplugin = 'htex'\nlabel = 'nodes'\n"
+        "provider = {plugin = 'adhoc', channels = [{plugin = 'local', script_dir = 'file'}]}\n"
+    )
+    result = invoke("f.toml")
+    assert result.exit_code == 1
+    assert re.search(r"not ok  executor nodes, adhoc: .*file/flowcore-<run-id>-nodes on this host", result.output)
+    assert "to do: mend the channel, or set its script_dir to a folder of yours\n" in result.output
+    assert "Executors\n" not in result.output
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["f.toml", "file"]

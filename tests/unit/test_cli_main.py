@@ -35,12 +35,22 @@ def test_help_lists_the_commands_with_a_line_each(option):
     assert result.exit_code == 0
     assert "plugins  List the installed plugins, without importing them.\n" in result.output
     assert "doctor   Check this machine, the plugins, the network and a configuration.\n" in result.output
-    assert "config   Check a configuration, or print the schema of configurations.\n" in result.output
+    assert "config   Check or show a configuration, or print the schema of configurations.\n" in result.output
     assert "perf     Measure how many tasks per second a configuration runs.\n" in result.output
 
 
 @pytest.mark.parametrize(
-    "command", [["plugins"], ["plugins", "show"], ["config", "check"], ["config", "schema"], ["doctor"], ["perf"]]
+    "command",
+    [
+        ["blocks"],
+        ["plugins"],
+        ["plugins", "show"],
+        ["config", "check"],
+        ["config", "schema"],
+        ["config", "show"],
+        ["doctor"],
+        ["perf"],
+    ],
 )
 def test_every_command_has_help(command):
     result = invoke(*command, "--help")

@@ -182,7 +182,9 @@ def test_show_a_class_without_options():
 def test_show_unknown_with_close_match():
     result = invoke("plugins", "show", "provider", "locl")
     assert result.exit_code == 1
-    assert result.stderr.startswith("Error: no provider 'locl' is installed (did you mean 'local'?); installed: local")
+    assert result.stderr.startswith(
+        "Error: no provider 'locl' is installed (did you mean 'local'?); installed: adhoc, local"
+    )
 
 
 def test_show_known_says_what_to_install(monkeypatch):

@@ -10,7 +10,8 @@ import pytest
 
 import flowcore
 from flowcore import Config
-from flowcore.config import period_seconds, read_file
+from flowcore.config import read_file
+from flowcore.durations import seconds_of
 from flowcore.errors import ConfigurationError, PluginNotFound
 from flowcore.plugins.api import Executor
 
@@ -333,17 +334,18 @@ def test_combinations_that_cannot_work():
 
 
 @pytest.mark.parametrize(
-    ("text", "seconds"), [("00:00:01", 1), ("00:30:00", 1800), ("100:00:00", 360000), ("1:2:3", 3723)]
+    ("text", "seconds"),
+    [("00:00:01", 1), ("00:30:00", 1800), ("100:00:00", 360000), ("1:2:3", 3723), ("1-02:00:00", 93600)],
 )
 def test_periods(text, seconds):
-    assert period_seconds(text) == seconds
+    assert seconds_of(text) == seconds
     assert Config(checkpoint_mode="periodic", checkpoint_period=text).checkpoint_period == text
 
 
 @pytest.mark.parametrize("text", ["", "30", "30:00", "00:00:00", "00:60:00", "00:00:60", "-1:00:00", "1h"])
 def test_wrong_periods(text):
     assert refusal(Config, checkpoint_mode="periodic", checkpoint_period=text) == (
-        f"checkpoint_period={text!r}: expected HH:MM:SS, for example '00:30:00'"
+        f"checkpoint_period={text!r}: expected HH:MM:SS or D-HH:MM:SS, for example '00:30:00', and more than 0"
     )
 
 

@@ -68,6 +68,7 @@ def test_an_unknown_plugin():
 def test_a_plugin_that_is_not_installed(monkeypatch):
     from flowcore.plugins import registry
 
+    monkeypatch.setattr(registry, "installed", lambda kind: [])
     with pytest.raises(PluginNotFound) as caught:
         registry.find("channel", "ssh")
     assert str(caught.value) == "channel 'ssh' is not installed: pip install flowcore-channel-ssh"

@@ -19,7 +19,22 @@ ROOT = Path(flowcore.__file__).parent
 
 #: Top-level modules of each layer, from the lowest up. A module imports its own layer and lower ones.
 LAYERS: tuple[frozenset[str], ...] = (
-    frozenset({"errors", "files", "futures", "serialize", "bash", "logs", "usage", "outputs", "walltime", "loaded"}),
+    frozenset(
+        {
+            "errors",
+            "files",
+            "futures",
+            "serialize",
+            "bash",
+            "logs",
+            "usage",
+            "outputs",
+            "walltime",
+            "loaded",
+            "durations",
+            "signals",
+        }
+    ),  # fmt: skip
     frozenset({"plugins"}),
     frozenset({"config", "kernel", "scaling", "addresses", "memoization"}),
     # The last four are the doors to components by class name.

@@ -13,8 +13,9 @@ import pytest
 from flowcore.errors import BlocksFailed, ScalingFailed
 from flowcore.plugins.api import BlockEvent, JobState, RunInfo, hookimpl
 from flowcore.plugins.hooks import HookManager
-from flowcore.scaling.blocks import DESERTED_S, BlockPool, Scaler
+from flowcore.scaling.blocks import DESERTED_S, BlockPool
 from flowcore.scaling.error_handlers import simple_error_handler, windowed_error_handler
+from flowcore.scaling.scaler import Scaler
 from flowcore.scaling.strategy import Decision, Load, no_scaling, simple
 from flowcore.testing import FakeBlockExecutor, FakeClock, FakeProvider
 
@@ -53,7 +54,7 @@ class World:
         self.clock = FakeClock()
         self.log = Log()
         hooks = HookManager([("log", self.log), *((str(i), p) for i, p in enumerate(plugins))])
-        run = RunInfo("id", Path(), "", "", 0.0)
+        run = RunInfo("0123abcd-4567-89ef", Path(), "", "", 0.0)
         self.pool = BlockPool(self.executor, hooks, run, self.clock)
 
     def step(self, strategy: Callable[[Load], Decision] = no_scaling, seconds: float = 1.0) -> None:
@@ -73,8 +74,8 @@ def test_initial_blocks() -> None:
     assert world.states() == ["PENDING", "PENDING"]
     assert world.provider.commands == {"job0": "true block 0", "job1": "true block 1"}
     assert world.provider.names == {
-        "job0": "flowcore.fake_blocks.block-0",
-        "job1": "flowcore.fake_blocks.block-1",
+        "job0": "flowcore.0123abcd.fake_blocks.block-0",
+        "job1": "flowcore.0123abcd.fake_blocks.block-1",
     }
     assert world.log.events == [("requested", "0", JobState.PENDING), ("requested", "1", JobState.PENDING)]
 
@@ -252,6 +253,140 @@ def test_what_was_given_back_counts_as_cancelled_however_it_ends() -> None:
     assert not world.executor.bad_state_is_set
 
 
+# --- what was given back drains first
+
+
+def test_a_block_that_has_just_got_work_keeps_it() -> None:
+    world = World()
+    world.pool.scale_out(2)
+    world.executor.connected = {"0", "1"}
+    world.executor.idle = {"0": 300.0, "1": 300.0}
+    world.executor._open[0, 0] = None  # type: ignore[assignment]
+    # What was told of block 1 is older than the task that it has.
+    world.executor.busy = {"1"}
+    world.step(lambda load: Decision(scale_in=2, only_idle=True))
+    assert world.executor.released == ["1", "0"], "neither gets more"
+    assert world.provider.cancels == [["job0"]]
+    for _ in range(5):
+        world.step()
+        assert world.states() == ["CANCELLED", "PENDING"]
+        assert world.pool.restless
+    world.executor.busy.clear()
+    world.step()
+    assert world.states() == ["CANCELLED", "CANCELLED"]
+    assert not world.pool.restless
+    # It was told again that it gets none, should one of its workers have come later.
+    assert set(world.executor.released[2:]) == {"1"}
+
+
+def test_tasks_that_come_while_all_blocks_are_given_back_are_not_lost() -> None:
+    world = World()
+    world.pool.scale_out(2)
+    world.executor.connected = {"0", "1"}
+    world.executor.idle = {"0": 300.0}
+
+    def burst(load: Load) -> Decision:
+        assert load.active_tasks == 0
+        world.executor._open[0, 0] = None  # type: ignore[assignment]
+        world.executor.idle.clear()
+        return Decision(scale_in=2)
+
+    world.step(burst)
+    assert world.states() == ["PENDING", "PENDING"]
+    world.executor.idle = {"1": 0.1}
+    world.step()
+    assert world.states() == ["PENDING", "CANCELLED"]
+    world.executor._open.clear()
+    world.step()
+    assert world.states() == ["CANCELLED", "CANCELLED"]
+
+
+def test_blocks_that_wait_in_the_queue_have_nothing_to_drain() -> None:
+    world = World()
+    world.pool.scale_out(2)
+    world.executor._open[0, 0] = None  # type: ignore[assignment]
+    world.step(lambda load: Decision(scale_in=1))
+    assert world.states() == ["PENDING", "CANCELLED"]
+
+
+def test_a_block_that_drains_and_loses_its_workers_is_cancelled() -> None:
+    world = World()
+    world.pool.scale_out()
+    world.executor.connected, world.executor.idle, world.executor.busy = {"0"}, {"0": 300.0}, {"0"}
+    world.executor._open[0, 0] = None  # type: ignore[assignment]
+    world.provider.set_state("job0", JobState.RUNNING)
+    assert world.pool.scale_in(1, max_idletime=IDLE_S) == ["0"]
+    world.step()
+    assert world.states() == ["RUNNING"]
+    world.executor.deserted = {"0": DESERTED_S + 1}
+    world.step()
+    assert world.states() == ["CANCELLED"]
+
+
+# --- requests that were interrupted
+
+
+class Interrupted(BaseException):
+    """As Ctrl-C raises it, in the middle of a command."""
+
+
+def interrupt(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the next request be interrupted when the job is there."""
+    submit = world.provider.submit
+
+    def interrupted(*arguments: Any) -> str:
+        submit(*arguments)
+        raise Interrupted
+
+    with monkeypatch.context() as patch:
+        patch.setattr(world.provider, "submit", interrupted)
+        with pytest.raises(Interrupted):
+            world.pool.scale_out()
+
+
+def test_a_job_whose_request_was_interrupted_is_found_and_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(max_blocks=1)
+    interrupt(world, monkeypatch)
+    assert world.states() == []
+    world.step()
+    assert world.states() == ["CANCELLED"]
+    assert world.provider.cancels == [["job0"]]
+    assert world.provider.jobs["job0"].state is JobState.CANCELLED
+
+
+def test_it_is_found_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    interrupt(world, monkeypatch)
+    world.pool.close()
+    assert world.provider.jobs["job0"].state is JobState.CANCELLED
+    assert world.pool.left == []
+
+
+def test_a_job_that_never_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    interrupt(world, monkeypatch)
+    world.provider.set_state("job0", JobState.COMPLETED)
+    world.pool.close()
+    assert world.pool.left == []
+    assert world.provider.cancels == []
+
+
+@pytest.mark.parametrize("why", ["cannot tell", "raises"])
+def test_a_job_that_cannot_be_looked_for_is_named(
+    why: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    world = World(max_blocks=1)
+    interrupt(world, monkeypatch)
+    if why == "raises":
+        world.provider.defects["find"] = OSError("no")
+    world.provider.finds = False
+    world.step(lambda load: Decision(scale_out=1 - load.active_blocks))
+    assert world.states() == ["PENDING"], "it does not keep another one from coming"
+    world.pool.close()
+    assert [b.block_id for b in world.pool.left] == ["0"]
+    assert "block 0 may be left: job (not known) of the name flowcore.0123abcd.fake_blocks.block-0" in caplog.text
+
+
 # --- following the strategy
 
 
@@ -318,7 +453,8 @@ def test_repeated_failures_end_the_executor(tmp_path: Path) -> None:
     want_one = lambda load: Decision(scale_out=1 - load.active_blocks)  # noqa: E731
     for i in range(3):
         assert not world.executor.bad_state_is_set
-        world.step(want_one)
+        world.step()
+        world.step(want_one, seconds=10.0)
         world.provider.set_state(f"job{i}", JobState.FAILED, exit_code=1, stderr_path=str(err))
     world.step(want_one)
     assert world.executor.bad_state_is_set
@@ -350,7 +486,8 @@ def test_one_lost_block_that_has_worked_does_not_end_the_executor() -> None:
     for i in range(3):
         world.provider.set_state(f"job{i}", JobState.FAILED, exit_code=137)
         assert not world.executor.bad_state_is_set
-        world.step(want_one)
+        world.step()
+        world.step(want_one, seconds=10.0)
     assert world.executor.ended == ["0", "1", "2"]
     assert "its blocks ended again and again" in str(world.executor.executor_exception)
     assert "worker_init" not in str(world.executor.executor_exception)
@@ -369,7 +506,7 @@ def test_a_block_whose_workers_are_all_lost_makes_room_for_another(caplog: pytes
     with caplog.at_level(logging.WARNING):
         world.step()
     assert world.states() == ["RUNNING", "CANCELLED"]
-    assert "block 1 runs, and nothing has been heard of its workers for 31 s: it is cancelled" in caplog.text
+    assert "block 1: it runs, and nothing has been heard of its workers for 31 s: it is cancelled" in caplog.text
     assert not world.executor.bad_state_is_set
 
 
@@ -377,9 +514,12 @@ def test_refusals_count_as_failures() -> None:
     world = World(max_blocks=10)
     world.provider.refusal = "invalid account"
     for _ in range(4):
-        world.step(lambda load: Decision(scale_out=1))
+        world.step(lambda load: Decision(scale_out=1), seconds=10.0)
     assert world.executor.bad_state_is_set
-    assert str(world.executor.executor_exception).count("could not submit a block: invalid account") == 3
+    text = str(world.executor.executor_exception)
+    assert text.count("could not submit a block: invalid account") == 3
+    assert text.startswith("executor 'fake_blocks': it could get no blocks:\n")
+    assert text.endswith("\n  Check the options of its provider, and what the scheduler allows")
 
 
 def test_where_fewer_blocks_may_ever_be_fewer_failures_suffice() -> None:
@@ -417,11 +557,22 @@ def test_a_block_that_did_its_work_keeps_the_executor() -> None:
 
 def test_no_handler() -> None:
     world = World(handler=False)
-    world.pool.scale_out(5)
-    for i in range(5):
+    world.pool.scale_out(4)
+    for i in range(4):
         world.provider.set_state(f"job{i}", JobState.FAILED)
     world.step()
     assert not world.executor.bad_state_is_set
+
+
+def test_a_handler_that_raises(caplog: pytest.LogCaptureFixture) -> None:
+    def handle(executor: Any, status: Any) -> None:
+        raise RuntimeError("a defect of the handler")
+
+    world = World(handler=handle)
+    world.step(lambda load: Decision(scale_out=1))
+    assert "the block error handler of executor fake_blocks raised" in caplog.text
+    assert "a defect of the handler" in caplog.text
+    assert world.states() == ["PENDING"], "scaling goes on"
 
 
 def test_a_handler_of_the_user() -> None:
@@ -516,17 +667,25 @@ def test_close_asks_again_for_what_was_not_accepted() -> None:
     assert world.provider.cancels == [["job0"], ["job0"]]
 
 
-def test_close_closes_the_provider_though_cancelling_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_close_closes_the_provider_though_cancelling_raises(caplog: pytest.LogCaptureFixture) -> None:
     world = World()
     world.pool.scale_out()
-
-    def broken(job_ids: Any) -> Any:
-        raise ConnectionError("gone")
-
-    monkeypatch.setattr(world.provider, "cancel", broken)
-    with pytest.raises(ConnectionError):
-        world.pool.close()
+    world.provider.defects["cancel"] = ConnectionError("gone")
+    world.pool.close()
     assert world.provider.closed == 1
+    assert "executor fake_blocks: the cancel() of its provider raised" in caplog.text
+    assert "block 0 may be left: job job0 of the name flowcore.0123abcd.fake_blocks.block-0" in caplog.text
+    assert [b.block_id for b in world.pool.left] == ["0"]
+
+
+def test_nothing_is_requested_after_the_end() -> None:
+    world = World()
+    world.pool.scale_out()
+    world.pool.close()
+    with pytest.raises(ScalingFailed, match="no block is requested any more: its run has ended"):
+        world.pool.scale_out()
+    world.step(lambda load: Decision(scale_out=1))
+    assert len(world.provider.jobs) == 1
 
 
 # --- the thread
@@ -550,8 +709,9 @@ def test_the_scaler_steps_its_pools_and_survives_their_defects(caplog: pytest.Lo
     broken.executor.connected_blocks = raising  # type: ignore[method-assign]
     scaler = Scaler(strategy, 0.01, IDLE_S)
     with caplog.at_level(logging.ERROR, "flowcore"):
-        scaler.add(broken.pool)
-        scaler.add(good.pool)
+        for pool in (broken.pool, good.pool):
+            scaler.add(pool)
+            scaler.begin(pool)
         assert polled.wait(20)
         scaler.close()
     assert "a defect of the executor" in caplog.text
@@ -571,14 +731,10 @@ def test_a_scaler_without_pools_has_no_thread() -> None:
 
 def test_one_pool_that_cannot_be_closed_does_not_keep_the_others(caplog: pytest.LogCaptureFixture) -> None:
     broken, good = World(), World()
-
-    def raising() -> None:
-        raise ConnectionError("gone")
-
-    broken.provider.close = raising  # type: ignore[method-assign]
+    broken.provider.defects["close"] = ConnectionError("gone")
     scaler = Scaler(no_scaling, 1.0, IDLE_S)
     scaler.add(broken.pool)
     scaler.add(good.pool)
     scaler.close()
     assert good.provider.closed == 1
-    assert "cancelling the blocks of executor fake_blocks failed" in caplog.text
+    assert "closing the provider of executor fake_blocks failed" in caplog.text

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import attrs
 import pytest
 
 from flowcore.plugins import registry
@@ -108,6 +110,19 @@ AUTO = [
         in_(3, True),
     ),
     ("slots unknown", {**BUSY, "slots_per_block": 0, "idle_blocks": (300.0,) * 3}, STAY),
+    ("never the last one with tasks", {**BUSY, "active_blocks": 1, "idle_blocks": (300.0,)}, STAY),
+    (
+        "above the maximum",
+        {**BUSY, "active_tasks": 1000, "max_blocks": 3, "idle_blocks": (300.0,) * 2},
+        in_(1, only_idle=True),
+    ),
+    # Without tasks, a block that was idle before the last one ended need not wait for the others.
+    ("the first to be idle", {"active_blocks": 3, "idle_for": 5.0, "idle_blocks": (IDLE_S, 5.0, 5.0)}, in_(1, True)),
+    (
+        "the first to be idle, within the minimum",
+        {"active_blocks": 3, "idle_for": 5.0, "min_blocks": 3, "idle_blocks": (IDLE_S, 5.0, 5.0)},
+        STAY,
+    ),
 ]
 
 
@@ -115,6 +130,80 @@ AUTO = [
 def test_auto_gives_idle_blocks_back_while_others_work(values: dict[str, Any], decision: Decision) -> None:
     assert htex_auto_scale(load(**values)) == decision
     assert simple(load(**values)) == STAY
+
+
+# The formulas of the documentation that the strategies follow, written down as they stand there.
+
+
+def fewest(tasks: int, low: int, high: int) -> int:
+    """Parallelism 0."""
+    return low if tasks == 0 else max(low, 1)
+
+
+def most(tasks: int, low: int, high: int) -> int:
+    """Parallelism 1, of blocks with 2 nodes of 2 workers each."""
+    return max(low, min(high, math.ceil(tasks / (2 * 2))))
+
+
+@pytest.mark.parametrize(("parallelism", "blocks"), [(0.0, fewest), (1.0, most)], ids=["p=0", "p=1"])
+@pytest.mark.parametrize(("low", "high"), [(0, 4), (1, 2), (0, 1), (2, 10), (3, 3)])
+@pytest.mark.parametrize("tasks", [0, 1, 3, 4, 5, 8, 9, 100])
+@pytest.mark.parametrize("strategy", [simple, htex_auto_scale])
+def test_the_formulas(strategy: Any, tasks: int, low: int, high: int, parallelism: float, blocks: Any) -> None:
+    there = load(active_tasks=tasks, min_blocks=low, max_blocks=high, parallelism=parallelism, slots_per_block=2 * 2)
+    assert strategy(there) == out(blocks(tasks, low, high))
+
+
+#: min:init:max, slots of a block, and how many blocks there are after each number of tasks.
+EXAMPLES = [
+    # Up to two tasks are stacked on a slot; the fifth overflows into a second block.
+    ((0, 0, 4), 2, 0.5, {0: 0, 1: 1, 2: 1, 4: 1, 5: 2, 8: 2, 9: 3, 13: 4, 100: 4}),
+    # The example of the configuration: at most two blocks of two workers, one to begin with.
+    ((1, 1, 2), 2, 0.5, {0: 1, 1: 1, 4: 1, 5: 2, 9: 2, 100: 2}),
+    ((0, 0, 4), 2, 1.0, {0: 0, 2: 1, 3: 2, 5: 3, 8: 4, 9: 4}),
+    ((0, 0, 4), 2, 0.0, {0: 0, 1: 1, 100: 1}),
+    ((2, 3, 4), 2, 0.0, {0: 3, 100: 3}),
+]
+
+
+@pytest.mark.parametrize(("bounds", "slots", "parallelism", "expected"), EXAMPLES)
+@pytest.mark.parametrize("strategy", [simple, htex_auto_scale])
+def test_the_examples(
+    strategy: Any, bounds: tuple[int, int, int], slots: int, parallelism: float, expected: dict[int, int]
+) -> None:
+    low, blocks, high = bounds
+    for tasks, there in expected.items():
+        decision = strategy(
+            load(
+                active_tasks=tasks, active_blocks=blocks, slots_per_block=slots, parallelism=parallelism,
+                min_blocks=low, max_blocks=high,
+            )
+        )  # fmt: skip
+        assert decision.scale_in == 0, "nothing is idle"
+        blocks += decision.scale_out
+        assert blocks == there, f"{tasks} tasks"
+
+
+@pytest.mark.parametrize("parallelism", [0.0, 0.1, 0.5, 1.0])
+@pytest.mark.parametrize("tasks", [0, 1, 7, 64])
+@pytest.mark.parametrize("blocks", range(1, 6))
+@pytest.mark.parametrize("idle", range(6))
+def test_auto_never_gives_back_what_it_would_ask_for_again(
+    parallelism: float, tasks: int, blocks: int, idle: int
+) -> None:
+    idle_blocks = (2 * IDLE_S,) * min(idle, blocks)
+    there = load(
+        active_tasks=tasks, active_blocks=blocks, idle_blocks=idle_blocks, parallelism=parallelism,
+        idle_for=0.0 if tasks else 1.0, max_blocks=6,
+    )  # fmt: skip
+    decision = htex_auto_scale(there)
+    if decision.scale_in:
+        assert decision.only_idle
+        assert decision.scale_in <= len(idle_blocks)
+        after = attrs.evolve(
+            there, active_blocks=blocks - decision.scale_in, idle_blocks=idle_blocks[decision.scale_in :]
+        )
+        assert htex_auto_scale(after).scale_out == 0
 
 
 @pytest.mark.parametrize("tasks", [0, 1, 3, 4, 5, 40, 1000])

@@ -12,9 +12,15 @@ from flowcore.testing.servers import need
 
 INSTALL = Path(__file__).parents[1] / "servers" / "install"
 #: What the script itself runs. `id` and `sudo` are made by the tests.
-TOOLS = ("bash", "env", "mktemp", "rm", "tail", "timeout")
+TOOLS = ("bash", "chmod", "env", "mktemp", "rm", "tail", "tee", "timeout")
 #: Are in no folder of administrators, so that a PATH can hide them.
 HIDDEN = {"mpiexec.openmpi": "openmpi-bin", "mpiexec.mpich": "mpich"}
+#: The other programs of its table.
+OTHERS = [
+    words[0]
+    for line in INSTALL.read_text().partition("needed='\n")[2].partition("'\n")[0].splitlines()
+    if (words := line.split())[0] not in ("-", *HIDDEN)
+]
 
 
 def test_what_is_there_is_no_reason_to_stop(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,14 +53,16 @@ def programs(tmp_path: Path) -> Path:
     for tool in TOOLS:
         found = next(Path(f, tool) for f in ("/usr/bin", "/bin") if Path(f, tool).exists())
         (folder / tool).symlink_to(found)
-    for program in ("ip", "iptables"):
+    for program in OTHERS:
         executable(folder / program, "true")
+    executable(folder / "dpkg-query", "echo 'ii '")
     executable(folder / "id", "echo 0")
     return folder
 
 
 def install(programs: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    environment = {k: v for k, v in os.environ.items() if k != "CI"} | {"PATH": str(programs)} | variables
+    own = {"PATH": str(programs), "POLICY_RC_D": str(programs.parent / "policy")}
+    environment = {k: v for k, v in os.environ.items() if k != "CI"} | own | variables
     return subprocess.run([INSTALL], env=environment, capture_output=True, text=True, timeout=60)
 
 
@@ -73,15 +81,28 @@ def test_with_all_programs_nothing_is_installed(programs: Path, tmp_path: Path) 
 
 def test_what_is_missing_is_installed_and_nothing_else(programs: Path, tmp_path: Path) -> None:
     makes = "".join(f"printf '#!/bin/sh\\n' > {programs}/{p}; /bin/chmod 755 {programs}/{p}\n" for p in HIDDEN)
-    apt_get(programs, tmp_path / "log", f'[ "$1" = install ] || exit 0\n{makes}')
+    # Packages that start servers ask this file, which is there for as long.
+    asks = f"{tmp_path}/policy || echo $? > {tmp_path}/policy-said\n"
+    apt_get(programs, tmp_path / "log", f'[ "$1" = install ] || exit 0\n{makes}{asks}')
     done = install(programs, CI="true")
+    assert (tmp_path / "policy-said").read_text() == "101\n"
+    assert not (tmp_path / "policy").exists()
     assert (done.returncode, done.stdout) == (0, "Installing for the tests: openmpi-bin mpich\n"), done.stderr
     update, installed = (tmp_path / "log").read_text().splitlines()
     assert update.split()[0] == "update"
-    assert [word for word in installed.split() if word in ("ip", "iproute2", "iptables", *HIDDEN.values())] == [
+    assert [word for word in installed.split() if word in (*OTHERS, "iproute2", *HIDDEN.values())] == [
         "openmpi-bin",
         "mpich",
     ]
+
+
+def test_a_library_that_is_missing(programs: Path, tmp_path: Path) -> None:
+    apt_get(programs, tmp_path / "log", "exit 1")
+    for program in HIDDEN:
+        executable(programs / program, "true")
+    executable(programs / "dpkg-query", '[ "$3" = libswitch-perl ] && exit 1; echo "ii "')
+    done = install(programs)
+    assert done.stdout == "Installing for the tests: libswitch-perl\n"
 
 
 def test_sudo_is_used_only_without_a_password(programs: Path, tmp_path: Path) -> None:

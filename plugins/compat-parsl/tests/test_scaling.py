@@ -208,3 +208,43 @@ def test_error_handlers_are_functions_of_an_executor_and_its_blocks(parsl: Modul
     windowed_error_handler(executor, {"0": JobStatus(JobState.COMPLETED), **bad}, threshold=3)
     assert len(executor.failures) == 2
     assert "no partition" in str(executor.failures[0])
+
+
+def test_a_provider_of_a_batch_scheduler_as_it_was_subclassed(parsl: ModuleType) -> None:
+    from parsl.channels import LocalChannel
+    from parsl.jobs.states import JobState, JobStatus
+    from parsl.launchers import SimpleLauncher
+    from parsl.launchers.errors import BadLauncher
+    from parsl.providers.base import ExecutionProvider
+    from parsl.providers.cluster_provider import ClusterProvider
+
+    class Mine(ClusterProvider):  # type: ignore[misc,valid-type]
+        def submit(self, command: str, tasks_per_node: int, job_name: str = "x") -> str:
+            code, out, _ = self.execute_wait(f"echo {shlex.quote(command)}")
+            assert code == 0
+            self.resources[out.strip()] = {"status": JobStatus(JobState.PENDING)}
+            return out.strip()
+
+        def _status(self) -> None:
+            for resource in self.resources.values():
+                resource["status"] = JobStatus(JobState.RUNNING)
+
+        def cancel(self, job_ids: Sequence[str]) -> list[bool]:
+            return [True for _ in job_ids]
+
+    options: Any = ("mine", LocalChannel(), 1, 1, 0, 2, 0.5, "00:10:00")
+    provider = Mine(*options, SimpleLauncher())
+    assert isinstance(provider, ExecutionProvider)
+    assert (provider.label, provider.cmd_timeout, provider.status_polling_interval) == ("mine", 10, 60)
+    assert [s.state for s in provider.status([provider.submit("job7", 1)])] == [JobState.RUNNING]
+    assert provider.status([]) == []
+    with pytest.raises(BadLauncher):
+        Mine(*options, "srun")
+
+
+def test_flowcores_own_providers_of_batch_schedulers_count_as_such(parsl: ModuleType) -> None:
+    from parsl.providers import LocalProvider, SlurmProvider
+    from parsl.providers.cluster_provider import ClusterProvider
+
+    assert issubclass(SlurmProvider, ClusterProvider)
+    assert not issubclass(LocalProvider, ClusterProvider)

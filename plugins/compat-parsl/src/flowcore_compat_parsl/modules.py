@@ -15,7 +15,7 @@ from typing import Any
 
 from flowcore.plugins import registry
 from flowcore.plugins.component import close_match
-from flowcore_compat_parsl.table import MODULES, Absent, Call, Component, Entry, Part
+from flowcore_compat_parsl.table import MODULES, Call, Component, Entry, Part
 
 
 class Parsl(types.ModuleType):
@@ -62,8 +62,6 @@ class Parsl(types.ModuleType):
 
 
 def _fetch(full_name: str, entry: Entry) -> Any:
-    if isinstance(entry, Absent):
-        raise ImportError(f"{full_name} is {entry.why}")
     if isinstance(entry, Component):
         return registry.door(entry.kind, entry.name)
     if isinstance(entry, Call):

@@ -42,14 +42,7 @@ class Call:
     place: str
 
 
-@attrs.frozen
-class Absent:
-    """What flowcore does not have; ``why`` says so, after the name."""
-
-    why: str
-
-
-Entry = str | Component | Part | Call | Absent
+Entry = str | Component | Part | Call
 
 _OURS = "flowcore_compat_parsl."
 _APPS = {name: f"{_OURS}apps:{name}" for name in ("python_app", "bash_app", "join_app")}
@@ -225,12 +218,7 @@ MODULES: dict[str, dict[str, Entry]] = {
     "parsl.monitoring.monitoring": {"MonitoringHub": _HUB},
     "parsl.providers": _components("provider", *_PROVIDERS),
     "parsl.providers.base": {"ExecutionProvider": _OURS + "contracts:ExecutionProvider"},
-    "parsl.providers.cluster_provider": {
-        "ClusterProvider": Absent(
-            "a base class for providers of batch schedulers, which this version of flowcore does not have: subclass "
-            "parsl.providers.base.ExecutionProvider, or flowcore.plugins.api.Provider"
-        )
-    },
+    "parsl.providers.cluster_provider": {"ClusterProvider": _OURS + "contracts:ClusterProvider"},
     "parsl.providers.errors": _errors(
         "ExecutionProviderException", "ScaleOutFailed", "SchedulerMissingArgs", "ScriptPathError"
     ),

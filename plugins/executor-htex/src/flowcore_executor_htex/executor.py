@@ -403,14 +403,22 @@ class HighThroughputExecutor(BlockExecutor):
 
     def block_command(self, block_id: str) -> str:
         """Return the command that starts a manager; see the contract."""
+        return self._manager_command(self._directory, block_id)
+
+    def preview_command(self, context: ExecutorContext, block_id: str) -> str:
+        """Return the command that starts a manager; see the contract."""
+        return self._manager_command(context.run_dir / self.label, block_id)
+
+    def _manager_command(self, directory: Path, block_id: str) -> str:
         own = shlex.quote(sys.executable)
         prepared = bool(getattr(self.provider, "worker_init", "").strip())
         find = _FIND_PYTHON.format(candidates=f"python3 {own}") if prepared else f"python={own}\n"
         if not prepared:
             # On another host this environment may not be there.
             find += '[ -x "$python" ] || python=python3\n'
+        settings = self.provider.place(directory / "manager.json")
         command = (self.launch_cmd or DEFAULT_LAUNCH_CMD).format(
-            python='"$python"', settings=shlex.quote(str(self._directory / "manager.json")), block_id=block_id
+            python='"$python"', settings=shlex.quote(settings), block_id=block_id
         )
         return find + command
 
@@ -473,6 +481,19 @@ class HighThroughputExecutor(BlockExecutor):
         """Give the block's managers no further attempts."""
         if self._connection is not None:
             self._connection.send(protocol.Hold(block_id=block_id))
+
+    def drained_blocks(self) -> set[str]:
+        """Return the blocks whose managers are all held, as the interchange says, and have nothing to do."""
+        managers = self._managers.managers
+        # One that is not active was held before the report was made, and what it was sent is counted in there.
+        return {m.block_id for m in managers} - {m.block_id for m in managers if m.active or m.tasks}
+
+    def block_hosts(self) -> dict[str, list[str]]:
+        """Return the hosts of each block's managers."""
+        hosts: dict[str, list[str]] = {}
+        for manager in self._managers.managers:
+            hosts.setdefault(manager.block_id, []).append(manager.hostname)
+        return {block: sorted(set(names)) for block, names in hosts.items()}
 
     def block_ended(self, block_id: str) -> None:
         """Report the attempts of its managers as lost, unless these are heard of soon."""
