@@ -1,0 +1,1 @@
+"""Blocks from PBS Pro, OpenPBS and Torque: qsub, qstat and qdel, formatted and parsed."""
