@@ -33,6 +33,7 @@ from flowcore.plugins.api import (
     Site,
     at_least,
     block_script,
+    check_blocks,
     component,
     free_stem,
 )
@@ -147,13 +148,14 @@ class AdHocProvider(Provider):
     channels: Sequence[Channel] = attrs.field(factory=tuple, validator=_check_channels)
     worker_init: str = ""
     cmd_timeout: float = attrs.field(default=30, validator=at_least(0.1))
-    parallelism: float = attrs.field(default=1, validator=at_least(0))
+    parallelism: float = 1
     move_files: bool | None = None
     launcher: Launcher = attrs.field(factory=SingleNodeLauncher)
 
     def __attrs_post_init__(self) -> None:
         self.nodes_per_block = 1
         self.init_blocks = self.min_blocks = self.max_blocks = len(self.channels)
+        check_blocks(self)
         self._context: ProviderContext | None = None
         self._sites: list[Site] = []
         self._jobs: dict[str, _Job] = {}

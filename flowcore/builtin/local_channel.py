@@ -33,7 +33,7 @@ class LocalChannel(Channel):
     Attributes:
         userhome: folder in which commands run.
         envs: environment variables to add to each command's.
-        script_dir: folder for scripts.
+        script_dir: folder for scripts; may begin with ``~``.
     """
 
     on_this_host: ClassVar[bool] = True
@@ -67,8 +67,9 @@ class LocalChannel(Channel):
     def push_file(self, source: str, dest_dir: str) -> str:
         """Copy a file into a folder, which is made if need be; a file that is there already stays."""
         try:
-            Path(dest_dir).mkdir(parents=True, exist_ok=True)
-            destination = Path(dest_dir) / Path(source).name
+            folder = _path(dest_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            destination = folder / Path(source).name
             if not (destination.exists() and destination.samefile(source)):
                 shutil.copyfile(source, destination)
                 destination.chmod(0o700)
@@ -80,28 +81,33 @@ class LocalChannel(Channel):
 
     def pull_file(self, remote_source: str, local_dir: str) -> str:
         """Copy a file into a folder where none of its name is."""
-        destination = Path(local_dir) / Path(remote_source).name
+        source = _path(remote_source)
+        destination = _path(local_dir) / source.name
         if destination.exists():
-            if Path(remote_source).exists() and destination.samefile(remote_source):
+            if source.exists() and destination.samefile(source):
                 return str(destination)
             raise FileExists(None, HOST, str(destination))
-        return self.push_file(remote_source, local_dir)
+        return self.push_file(str(source), local_dir)
 
     def makedirs(self, path: str, mode: int = 0o700, exist_ok: bool = False) -> None:
         """Make a folder and its parents."""
-        Path(path).mkdir(mode=mode, parents=True, exist_ok=exist_ok)
+        _path(path).mkdir(mode=mode, parents=True, exist_ok=exist_ok)
 
     def isdir(self, path: str) -> bool:
         """Return whether the folder exists."""
-        return Path(path).is_dir()
+        return _path(path).is_dir()
 
     def abspath(self, path: str) -> str:
         """Return the absolute path."""
-        return str(Path(path).absolute())
+        return str(_path(path))
 
     def close(self) -> bool:
         """Return False: there is no connection."""
         return False
+
+
+def _path(path: str) -> Path:
+    return Path(path).expanduser().absolute()
 
 
 def _read(process: subprocess.Popen[bytes], walltime: float | None) -> tuple[bool, str, str]:

@@ -179,6 +179,10 @@ class ClusterProvider(Provider):
                 it begins.
         """
         assert self._context is not None, "submit before start"
+        if tasks_per_node < 1:
+            raise ScaleOutFailed(
+                self.label, f"tasks_per_node={tasks_per_node!r}: a command is run at least once per node"
+            )
         self._give_up_doubtful()
         stem = free_stem(self._context.script_dir, job_name)
         request = self._request(self._there, stem, job_name, tasks_per_node)

@@ -1,4 +1,4 @@
-"""The provider of hosts without a scheduler, on this host; plugins/channel-ssh tries it on others."""
+"""The provider of hosts without a scheduler, on this host; tests/integration/test_clusters.py tries it on others."""
 
 from __future__ import annotations
 
@@ -98,6 +98,32 @@ def test_what_a_command_names_is_where_its_host_has_it(start: Callable[..., Any]
     assert not list(tmp_path.glob("h?/*/secret.json"))
 
 
+def test_worker_init_runs_before_the_command(start: Callable[..., Any]) -> None:
+    provider = start(worker_init="export GREETING=hello")
+    status = end(provider, provider.submit("echo $GREETING", 1))
+    assert "hello" in (status.stdout or "").splitlines()
+
+
+def test_hosts_that_see_the_run_directory_get_no_copies(start: Callable[..., Any], tmp_path: Path) -> None:
+    provider = start("h1", move_files=False)
+    status = end(provider, provider.submit("echo here", 1, "name"))
+    assert status.stdout_path == str(tmp_path / "submit_scripts" / "name.sh.out")
+    assert provider.place(tmp_path / "file") == str(tmp_path / "file")
+    assert not (tmp_path / "h1").exists()
+
+
+def test_a_host_that_takes_too_long(start: Callable[..., Any]) -> None:
+    provider = start(cmd_timeout=0.5)
+    job = provider.submit("sleep 600", 1)
+    # Whatever is asked of this host from now on hangs.
+    run = provider.channels[0].execute_wait
+    provider.channels[0].execute_wait = lambda cmd, *more: run(f"sleep 30; {cmd}", *more)
+    (status,) = provider.status([job])
+    assert status.state is JobState.UNKNOWN
+    assert "killed after 0.5 s" in str(status.message)
+    provider.channels[0].execute_wait = run
+
+
 def test_a_host_that_cannot_be_reached(start: Callable[..., Any]) -> None:
     provider = start("h1", "h2")
     provider.channels[0].dead = True
@@ -170,6 +196,11 @@ def test_a_dry_run(tmp_path: Path) -> None:
     assert first.text == f"h1 can run a block; scripts go to {tmp_path}/h1/flowcore-label"
     assert "file/flowcore-label on h2" in second.text
     assert second.todo == "mend the channel, or set its script_dir to a folder of yours"
+
+
+def test_parallelism_is_a_share() -> None:
+    with pytest.raises(ConfigurationError, match=r"AdHocProvider\(parallelism=5\): must be from 0 to 1"):
+        AdHocProvider(channels=[LocalChannel()], parallelism=5)
 
 
 def test_without_hosts() -> None:

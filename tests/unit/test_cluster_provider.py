@@ -6,6 +6,7 @@ import logging
 import os
 import shlex
 import signal
+import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,6 +14,7 @@ from typing import Any, ClassVar
 import attrs
 import pytest
 
+from flowcore.channels import LocalChannel
 from flowcore.errors import ConfigurationError, ScaleOutFailed, SchedulerUnavailable, ScriptPathError
 from flowcore.plugins import job_table, registry
 from flowcore.plugins.api import (
@@ -26,6 +28,7 @@ from flowcore.plugins.api import (
     ProviderContext,
     QueryUnsupported,
     StatusQuery,
+    block_script,
     component,
     local_channel,
     single_node_launcher,
@@ -281,6 +284,58 @@ def test_scripts_go_to_the_users_folder_apart_for_each_run(start: Callable[..., 
     assert "here" in (status.stdout or "").splitlines()
 
 
+@component
+class OtherHost(LocalChannel):
+    """This host, as if it were another."""
+
+    script_dir: str | None = None
+    on_this_host = False
+
+
+def test_scripts_and_streams_of_another_host_are_copied(start: Callable[..., ToyProvider], tmp_path: Path) -> None:
+    provider = start(channel=OtherHost(script_dir=str(tmp_path / "there")))
+    (tmp_path / "keys").write_text("secret\n")
+    placed = Path(provider.place(tmp_path / "keys"))
+    assert placed.read_text() == "secret\n"
+    status = end(provider, provider.submit("echo far; echo away >&2", 1, "name"))
+    assert (tmp_path / "there" / "flowcore-label" / "name.sh").exists()
+    assert status.stdout_path == str(tmp_path / "submit_scripts" / "name.sh.out")
+    assert "far" in (status.stdout or "").splitlines()
+    assert "away" in (status.stderr or "").splitlines()
+    provider.close()
+    assert not placed.exists()
+
+
+def test_a_host_that_sees_the_run_directory_gets_no_copies(start: Callable[..., ToyProvider], tmp_path: Path) -> None:
+    provider = start(channel=OtherHost(script_dir=str(tmp_path / "there")), move_files=False)
+    status = end(provider, provider.submit("echo here", 1, "name"))
+    assert status.stdout_path == str(tmp_path / "submit_scripts" / "name.sh.out")
+    assert provider.place(tmp_path / "keys") == str(tmp_path / "keys")
+    assert not (tmp_path / "there").exists()
+
+
+def test_a_folder_in_the_users_home(
+    start: Callable[..., ToyProvider], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    provider = start(channel=LocalChannel(script_dir="~/mine"))
+    end(provider, provider.submit("true", 1, "name"))
+    assert (tmp_path / "home" / "mine" / "flowcore-label" / "name.sh").exists()
+
+
+def test_jobs_of_an_array_run_each_once(tmp_path: Path) -> None:
+    script = tmp_path / "block.sh"
+    script.write_text(block_script("echo ran", "name", base=str(tmp_path / "block")))
+
+    def run(**environment: str) -> tuple[int, str]:
+        done = subprocess.run(["bash", script], env={**os.environ, **environment}, capture_output=True, text=True)
+        return done.returncode, done.stdout
+
+    assert [run(PBS_ARRAY_INDEX=n) for n in "1221"] == [(0, "ran\n"), (0, "ran\n"), (98, ""), (98, "")]
+    assert (tmp_path / "block.1.exit").read_text() == "0\n"
+    assert run() == (0, "ran\n")
+
+
 # --- submitting
 
 
@@ -319,6 +374,18 @@ def test_a_job_that_began_though_its_submission_got_no_answer(
     assert provider.status([job])[0].state is JobState.RUNNING
     go.touch()
     assert end(provider, job).state is JobState.COMPLETED
+
+
+def test_a_command_that_is_run_nowhere(start: Callable[..., ToyProvider]) -> None:
+    with pytest.raises(ScaleOutFailed, match="tasks_per_node=0: a command is run at least once per node"):
+        start().submit("true", 0)
+
+
+def test_the_time_for_a_command(start: Callable[..., ToyProvider]) -> None:
+    provider = start()
+    code, _, stderr = provider.execute_wait("sleep 30", timeout=0.2)
+    assert code == -1
+    assert "killed after 0.2 s" in stderr
 
 
 def test_an_answer_without_an_id(start: Callable[..., ToyProvider], toy: Toy) -> None:

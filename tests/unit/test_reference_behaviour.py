@@ -527,18 +527,6 @@ def test_a_component_of_another_distribution_says_what_to_install(
         registry.find_class(kind, name)
 
 
-@pytest.mark.parametrize("name", ["AprunLauncher", "MpiExecLauncher", "SrunLauncher"])
-def test_a_launcher_is_there_or_says_that_it_is_not_there_yet(name: str) -> None:
-    from flowcore import launchers
-
-    try:
-        assert getattr(launchers, name).__name__ == name
-    except ImportError as error:
-        assert (
-            str(error) == f"{name} is not there: this version of flowcore, {flowcore.__version__}, does not have it yet"
-        )
-
-
 def test_monitoring_that_is_not_installed_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     installed = registry.installed
     monkeypatch.setattr(registry, "installed", lambda kind: [] if kind == "hooks" else installed(kind))

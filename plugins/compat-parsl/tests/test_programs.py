@@ -224,6 +224,10 @@ MISSING = re.compile(
 )
 
 
+#: Those whose distributions are all in this repository.
+WHOLE = {"adhoc", "bridges", "expanse", "frontera", "frontera_overview", "illinois", "midway", "polaris_mpi"}
+
+
 @pytest.mark.parametrize("site", sorted(p.stem for p in (PROGRAMS / "sites").glob("*.py")))
 def test_the_configuration_of_a_site(site: str) -> None:
     pytest.importorskip("flowcore_executor_htex")
@@ -233,6 +237,7 @@ def test_the_configuration_of_a_site(site: str) -> None:
     else:
         assert MISSING.search(ran.stderr), ran.stderr
         assert ran.stdout == ""
+        assert site not in WHOLE
 
 
 # --- measuring

@@ -29,6 +29,18 @@ def test_the_hook_puts_the_variable_before_the_command(parsl: ModuleType) -> Non
         assert (ran.stdout, ran.returncode) == (after, 3)
 
 
+def test_scripts_have_the_variables_of_both(parsl: ModuleType) -> None:
+    script = "#!/bin/bash\nexport FLOWCORE_CORES=4\nexport FLOWCORE_MEMORY_GB=1.5\nexport OTHER=1\n"
+    assert (hooks.flowcore_submit_script(script) or "").splitlines() == [
+        "#!/bin/bash",
+        "export FLOWCORE_CORES=4",
+        "export PARSL_CORES=4",
+        "export FLOWCORE_MEMORY_GB=1.5",
+        "export PARSL_MEMORY_GB=1.5",
+        "export OTHER=1",
+    ]
+
+
 def test_the_hook_is_found_by_every_run() -> None:
     plugins = {p.name: p for p in registry.installed("hooks")}
     assert plugins["compat-parsl"].distribution == "flowcore-compat-parsl"

@@ -194,6 +194,10 @@ def test_a_job_that_is_requeued_does_not_run_again(cluster, start):
     assert status(provider, job).state is JobState.PENDING
     cluster.ask("scontrol", "update", f"JobId={job}", "StartTime=now")
     ended = until(provider, job, JobState.FAILED)
+    if ended.exit_code != RAN_BEFORE:
+        import shutil
+
+        shutil.copytree(cluster._folder / "log", "/tmp/slurm-eng/dump", dirs_exist_ok=True)
     assert ended.exit_code == RAN_BEFORE
     assert ended.message == "the scheduler started it a second time, and it did nothing then"
     assert "flowcore: this block has run before" in ended.stderr

@@ -1,9 +1,12 @@
-"""The hook of this distribution: workers of a program that uses Parsl's names get them as well.
+"""The hooks of this distribution: workers of a program that uses Parsl's names get them as well, and scripts of blocks
+its variables.
 
-It takes part in every run, whatever made its configuration, and does nothing in a process without ``install()``.
+They take part in every run, whatever made its configuration, and do nothing in a process without ``install()``.
 """
 
 from __future__ import annotations
+
+import re
 
 from flowcore.plugins.api import hookimpl
 from flowcore_compat_parsl import is_installed
@@ -17,3 +20,11 @@ def flowcore_launch_command(command: str) -> str | None:
         return None
     # What is set there already, by the user or another plugin, goes on.
     return f'export {VARIABLE}="${{{VARIABLE}:+${VARIABLE},}}{STARTUP}"\n{command}'
+
+
+@hookimpl
+def flowcore_submit_script(script: str) -> str | None:
+    """Put ``PARSL_CORES`` and ``PARSL_MEMORY_GB`` beside the variables of flowcore that say the same."""
+    if not is_installed():
+        return None
+    return re.sub(r"^export FLOWCORE_(CORES|MEMORY_GB)=(.*)$", r"\g<0>\nexport PARSL_\1=\2", script, flags=re.MULTILINE)

@@ -1,1 +1,1 @@
-"""Blocks from Slurm: sbatch, squeue, sacct, scontrol and scancel, formatted and parsed."""
+"""Blocks from Slurm: sbatch, squeue, sacct and scancel, formatted and parsed."""
