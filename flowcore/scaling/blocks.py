@@ -1,8 +1,8 @@
 """The life of an executor's blocks: requested, polled, given back, cancelled.
 
 Rule of this module: one :class:`BlockPool` per executor has the table of its blocks; a provider is called with
-the pool's lock held, by one thread at a time, and whatever it raises ends no more than what it was asked for. A status
-of UNKNOWN never ends a block, and no block with work is given back.
+the pool's lock held, by one thread at a time. A status of UNKNOWN never ends a block, and no strategy takes a block
+with work.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from flowcore.plugins.executor import BlockErrorHandler, BlockExecutor
 from flowcore.plugins.hooks import HookManager
 from flowcore.plugins.hookspecs import BlockEvent, RunInfo
 from flowcore.plugins.provider import JobState, JobStatus
-from flowcore.scaling.breaker import HANDFUL, Breaker, Silence
+from flowcore.scaling.asking import Asking
+from flowcore.scaling.breaker import HANDFUL, Breaker
 from flowcore.scaling.error_handlers import fail, noop_error_handler, simple_error_handler
 from flowcore.scaling.record import BlockRecord
 from flowcore.scaling.strategy import Decision, Load, Strategy, no_scaling
@@ -105,11 +106,9 @@ class BlockPool:
         self._unknown: list[Block] = []
         self._next_id = 0
         self._breaker = Breaker()
-        self._silence = Silence()
+        self._asking = Asking(executor, clock)
         self._polled_at: float | None = None
         self._idle_since: float | None = None
-        #: Since when the provider's status() has raised what it must not.
-        self._defect_since: float | None = None
         #: Whether there is something that the error handler has not been told.
         self._news = False
         #: Whether somebody else than the strategy asks for blocks.
@@ -231,10 +230,7 @@ class BlockPool:
                     block.name,
                 )
             self._record.write("closed", executor=self.executor.label)
-            try:
-                self.executor.provider.close()
-            except Exception:
-                logger.exception("closing the provider of executor %s failed", self.executor.label)
+            self._asking.close()
 
     # --- requesting
 
@@ -245,7 +241,7 @@ class BlockPool:
         # One that is given back costs until it is gone.
         room = max(0, self.executor.provider.max_blocks - len(alive))
         hopes = sum(1 for b in alive if not (b.proven or b.released))
-        count = self._silence.allowed(self._breaker.allowed(min(count, room), hopes, now), now)
+        count = self._asking.silence.allowed(self._breaker.allowed(min(count, room), hopes, now), now)
         try:
             for _ in range(count):
                 self._request()
@@ -265,10 +261,10 @@ class BlockPool:
         except (SchedulerUnavailable, ChannelError) as error:
             self._not_known(block)
             self._record.write("unanswered", executor=label, block=block_id, message=str(error))
-            self._unanswered("submit", str(error), request=True)
+            self._asking.unanswered("submit", str(error), request=True)
             raise ScalingFailed(label, str(error)) from error
         except Exception as error:
-            self._answered("submit")
+            self._asking.answered("submit")
             text = str(error) if isinstance(error, FlowcoreError) else f"its provider raised {describe(error)}"
             failed = ScalingFailed(label, text)
             logger.error("%s", failed, exc_info=None if isinstance(error, FlowcoreError) else error)
@@ -279,7 +275,7 @@ class BlockPool:
             self._not_known(block)
             raise
         self._record.write("job", executor=label, block=block_id, job=job_id)
-        self._answered("submit")
+        self._asking.answered("submit")
         block.job_id = job_id
         block.status = JobStatus(JobState.PENDING)
         block.recorded = JobState.PENDING
@@ -305,11 +301,7 @@ class BlockPool:
     def _find_unknown(self) -> None:
         """Look for the jobs of requests of which it is not known whether there is one: they are to be cancelled."""
         for block in list(self._unknown):
-            try:
-                found = self.executor.provider.find(block.name)
-            except Exception:
-                logger.exception("executor %s: looking for the job %s failed", self.executor.label, block.name)
-                continue
+            found = self._asking.find(block.name)
             if found is None:
                 continue
             self._unknown.remove(block)
@@ -323,19 +315,19 @@ class BlockPool:
     # --- polling
 
     def _poll(self, now: float) -> None:
-        if self._silence.allowed(1, now):
+        if self._asking.silence.allowed(1, now):
             self._find_unknown()
         asked = self._alive()
         if not asked:
             return
         connected = self.executor.connected_blocks()
-        states = self._statuses(asked, now)
+        states = self._asking.statuses(_job_ids(asked))
         silent = [s for s in states if s.state is JobState.UNKNOWN]
         if len(silent) < len(states):
-            self._answered("status")
+            self._asking.answered("status")
         elif any(b.told for b in asked):
             # A job that was submitted just now may be unknown for a while.
-            self._unanswered("status", silent[0].message or "nothing is known of its jobs")
+            self._asking.unanswered("status", silent[0].message or "nothing is known of its jobs")
         for block, status in zip(asked, states, strict=True):
             if block.draining:
                 # Workers that connected since may not have heard of it.
@@ -349,35 +341,6 @@ class BlockPool:
             if block.released and status.terminal:
                 status = attrs.evolve(status, state=JobState.CANCELLED)
             self._update(block, status)
-
-    def _statuses(self, blocks: Sequence[Block], now: float) -> list[JobStatus]:
-        ids = [b.job_id for b in blocks if b.job_id is not None]
-        try:
-            states = self.executor.provider.status(ids)
-            if len(states) != len(ids):
-                raise ValueError(f"{len(states)} answers for {len(ids)} jobs")
-        except Exception as error:
-            text = f"the status() of its provider raised {describe(error)}"
-            if not isinstance(error, FlowcoreError | OSError) and self._defect_since is None:
-                self._defect_since = now
-                logger.exception("executor %s: %s", self.executor.label, text)
-            self._unanswered("status", text)
-            return [JobStatus(JobState.UNKNOWN, text)] * len(ids)
-        self._defect_since = None
-        return states
-
-    def _unanswered(self, question: str, message: str, request: bool = False) -> None:
-        if self._silence.unanswered(question, self._clock(), request):
-            logger.warning(
-                "executor %s: the scheduler does not answer, and is asked again; blocks are taken to be as before: %s",
-                self.executor.label,
-                message,
-            )
-
-    def _answered(self, question: str) -> None:
-        seconds = self._silence.answered(question, self._clock())
-        if seconds is not None:
-            logger.warning("executor %s: the scheduler answers again, after %.0f s", self.executor.label, seconds)
 
     def _look_at_workers(self, now: float) -> None:
         alive = self._alive()
@@ -426,9 +389,10 @@ class BlockPool:
         if self.executor.bad_state_is_set:
             return
         hopes = [b for b in self._alive() if not b.released]
+        since = self._asking.defect_since
         if self._breaker.tripped and not hopes:
             self._fail()
-        elif hopes and self._defect_since is not None and now - self._defect_since >= DEFECT_S:
+        elif hopes and since is not None and now - since >= DEFECT_S:
             deserted = self.executor.deserted_blocks()
             if all(b.connected_at is None or b.block_id in deserted for b in hopes):
                 text = (
@@ -514,13 +478,13 @@ class BlockPool:
         self._cancel(ended)
 
     def _cancel(self, blocks: Sequence[Block]) -> None:
-        known = [b for b in blocks if b.job_id is not None]
-        if not known:
+        if not blocks:
             return
-        for block in known:
+        for block in blocks:
             block.released = True
             block.draining = False
-        for block, ok in zip(known, self._accepted(known), strict=True):
+        accepted = self._asking.cancel(_job_ids(blocks), again=all(b.unaccepted for b in blocks))
+        for block, ok in zip(blocks, accepted, strict=True):
             if ok:
                 self._update(block, attrs.evolve(block.status, state=JobState.CANCELLED))
             elif not block.unaccepted:
@@ -532,18 +496,6 @@ class BlockPool:
                     block.block_id,
                     block.job_id,
                 )
-
-    def _accepted(self, blocks: Sequence[Block]) -> list[bool]:
-        ids = [b.job_id for b in blocks if b.job_id is not None]
-        try:
-            accepted = self.executor.provider.cancel(ids)
-            if len(accepted) != len(ids):
-                raise ValueError(f"{len(accepted)} answers for {len(ids)} jobs")
-        except Exception:
-            if not all(b.unaccepted for b in blocks):
-                logger.exception("executor %s: the cancel() of its provider raised", self.executor.label)
-            return [False] * len(ids)
-        return accepted
 
     # --- the table
 
@@ -580,3 +532,8 @@ class BlockPool:
         if self._hooks.wanted(hook):
             event = BlockEvent(self.executor.label, block.block_id, block.job_id, block.status, time.time())
             self._hooks.call(hook, run=self._run, event=event)
+
+
+def _job_ids(blocks: Sequence[Block]) -> list[str]:
+    """Return the ids of the jobs of blocks that have some."""
+    return [b.job_id for b in blocks if b.job_id is not None]
