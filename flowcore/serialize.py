@@ -71,6 +71,8 @@ def _pickler_class() -> type[pickle.Pickler]:
     class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         def reducer_override(self, obj: Any) -> Any:
             _refuse(obj)
+            if isinstance(obj, types.CodeType):
+                return _with_file_name(obj, self.dispatch_table[types.CodeType](obj))
             if _reducer is not None:
                 reduced = _reducer(obj)
                 if reduced is not None:
@@ -89,6 +91,17 @@ def _pickler_class() -> type[pickle.Pickler]:
 
 
 _Pickler: type[pickle.Pickler] | None = None
+
+
+def _with_file_name(code: types.CodeType, reduced: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return the reduction of a code object with the name of its file, of which tracebacks show the lines."""
+    # cloudpickle leaves it out from 3.1.3 on.
+    make, arguments = reduced
+    return make, (*arguments[:_CO_FILENAME], code.co_filename, *arguments[_CO_FILENAME + 1 :])
+
+
+#: Its place among the arguments of :class:`types.CodeType`, from Python 3.11 on.
+_CO_FILENAME = 10
 
 
 @functools.lru_cache(maxsize=4096)

@@ -588,3 +588,13 @@ def test_futures_in_objects_that_are_not_searched():
 
     with pytest.raises(SerializationError, match="it holds the future .*: pass it as an argument of its own"):
         serialize.dumps_call("f", (Holder(),), {})
+
+
+def test_a_function_that_is_sent_by_value_knows_its_file():
+    """Tracebacks from workers show its lines."""
+    namespace = {"__name__": "__main__"}
+    exec(compile("def outer():\n    def inner(): ...\n    return inner\n", "/somewhere/script.py", "exec"), namespace)
+    loaded = serialize.loads(serialize.dumps(namespace["outer"]))
+    assert loaded.__code__.co_filename == "/somewhere/script.py"
+    assert loaded().__code__.co_filename == "/somewhere/script.py"
+    assert loaded.__code__ == namespace["outer"].__code__
