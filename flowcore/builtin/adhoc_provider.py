@@ -211,7 +211,7 @@ class AdHocProvider(Provider):
             base = site.write(stem, script)
         except ChannelError as error:
             raise SchedulerUnavailable(self.label, str(error)) from error
-        said = site.run(_START.format(script=shlex.quote(f"{base}.sh")))
+        said = site.run(_START.format(script=shlex.quote(f"{base}.sh")), starts_job=True)
         process = said.stdout.strip()
         if said.exit_code != 0 or not _PROCESS.fullmatch(process):
             process = site.give_up(base) or ""
@@ -304,7 +304,7 @@ class AdHocProvider(Provider):
             worker_init=self.worker_init,
             variables=self.variables,
             base=base,
-            id_variable="FLOWCORE_JOB",
+            job_id="$FLOWCORE_JOB",
         )
         return context.final_script(self.label, script)
 

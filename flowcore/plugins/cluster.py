@@ -132,6 +132,11 @@ class ClusterProvider(Provider):
         """Return the command line that has the scheduler check the script without taking it; None: it cannot."""
         return None
 
+    @property
+    def id_in_job(self) -> str:
+        """The bash word by which a job's script knows its id."""
+        return f"${{{self.id_variable}:-?}}"
+
     # --- options
 
     def __attrs_post_init__(self) -> None:
@@ -195,7 +200,7 @@ class ClusterProvider(Provider):
         return job_id
 
     def _submitted(self, base: str, command: str) -> str:
-        said = self._there.run(command)
+        said = self._there.run(command, starts_job=True)
         if said.exit_code == 0:
             try:
                 return self.parse_submitted(said)
@@ -356,7 +361,7 @@ class ClusterProvider(Provider):
             worker_init=self.worker_init,
             variables=self.variables,
             base=request.script.removesuffix(".sh"),
-            id_variable=self.id_variable,
+            job_id=self.id_in_job,
         )
 
     def _answer(self, command: str) -> Completed:

@@ -21,7 +21,7 @@ _ONCE = """\
 flowcore_base={base}${{PBS_ARRAY_INDEX:+.$PBS_ARRAY_INDEX}}
 # A scheduler may start a job again, when it lost a node or was itself restarted, and what ran before may run still:
 # whoever makes this file first is the block. Where the folder is not there, nothing can be said, and the job runs.
-if ! (set -o noclobber; echo "${{{variable}:-?}} $(hostname)" > "$flowcore_base.started") 2>/dev/null; then
+if ! (set -o noclobber; echo "{job_id} $(hostname)" > "$flowcore_base.started") 2>/dev/null; then
     if [ -e "$flowcore_base.started" ]; then
         echo "flowcore: this block has run before, or was given up ($(cat "$flowcore_base.started")): not run again" >&2
         exit {ran_before}
@@ -43,7 +43,7 @@ def block_script(
     worker_init: str = "",
     variables: Mapping[str, object] | None = None,
     base: str | None = None,
-    id_variable: str = "",
+    job_id: str = "?",
 ) -> str:
     """Return the bash script of a block.
 
@@ -55,12 +55,12 @@ def block_script(
         variables: environment variables to export; those that are None are left out.
         base: path, as the nodes see it, without ending: the script makes ``base.started`` when it begins, and does
             nothing if that is there; at its end it writes its exit code to ``base.exit``. None for neither.
-        id_variable: environment variable in which the scheduler tells a job its id.
+        job_id: bash word by which the script knows its job's id; ``?`` if it does not.
     """
     exports = {"JOBNAME": job_name, **(variables or {})}
     lines = ["#!/bin/bash", *directives]
     if base is not None:
-        once = _ONCE.format(base=shlex.quote(base), variable=id_variable or "flowcore_no_id", ran_before=RAN_BEFORE)
+        once = _ONCE.format(base=shlex.quote(base), job_id=job_id, ran_before=RAN_BEFORE)
         lines.append(once.rstrip())
     lines.extend(f"export {name}={shlex.quote(str(value))}" for name, value in exports.items() if value is not None)
     # In a shell of its own: a command that replaces it, or ends it, does not take the record with it.

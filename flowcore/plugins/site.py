@@ -65,12 +65,13 @@ class Site:
         except OSError as error:
             raise ScriptPathError(f"{self.folder} on {self.name}", error.strerror or str(error)) from error
 
-    def execute(self, command: str, timeout_s: float | None = None) -> tuple[int, str, str]:
+    def execute(self, command: str, timeout_s: float | None = None, starts_job: bool = False) -> tuple[int, str, str]:
         """Run a command, after hooks have had their say.
 
         Args:
             command: bash command line.
             timeout_s: seconds for it; None for the site's.
+            starts_job: a job may get the command's environment: it is the user's. That of others is English.
 
         Returns:
             Exit code (-1: it took too long), standard output, standard error.
@@ -79,13 +80,13 @@ class Site:
             ChannelError: the connection failed.
         """
         command = self._context.final_command(type(self.channel).__name__, command)
-        # Parsers read English.
-        return self.channel.execute_wait(command, timeout_s or self._timeout_s, {"LC_ALL": "C"})
+        envs = {} if starts_job else {"LC_ALL": "C"}
+        return self.channel.execute_wait(command, timeout_s or self._timeout_s, envs)
 
-    def run(self, command: str, timeout_s: float | None = None) -> Completed:
-        """Run a command; a connection that failed is an exit code of -1, too."""
+    def run(self, command: str, timeout_s: float | None = None, starts_job: bool = False) -> Completed:
+        """Run a command, as :meth:`execute`; a connection that failed is an exit code of -1, too."""
         try:
-            return Completed(command, *self.execute(command, timeout_s))
+            return Completed(command, *self.execute(command, timeout_s, starts_job))
         except (ChannelError, OSError) as error:
             return Completed(command, -1, "", str(error))
 

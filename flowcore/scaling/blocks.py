@@ -486,7 +486,7 @@ class BlockPool:
         accepted = self._asking.cancel(_job_ids(blocks), again=all(b.unaccepted for b in blocks))
         for block, ok in zip(blocks, accepted, strict=True):
             if ok:
-                self._update(block, attrs.evolve(block.status, state=JobState.CANCELLED))
+                self._update(block, attrs.evolve(block.status, state=JobState.CANCELLED, message=None))
             elif not block.unaccepted:
                 # It still costs: it stays in the table, and the next step asks again.
                 block.unaccepted = True

@@ -50,16 +50,8 @@ def slurm(hosts: Hosts) -> Iterator[SlurmCluster]:
     slurms.require()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cluster_module.ClusterProvider, "polling_interval_s", 0.5)
-        with SlurmCluster(_first_two(hosts)) as made:
+        with SlurmCluster(hosts, count=2) as made:
             yield made
-
-
-def _first_two(hosts: Hosts) -> Hosts:
-    """Return the set of hosts with two of them only."""
-    view = object.__new__(Hosts)
-    view.__dict__.update(hosts.__dict__)
-    view._hosts = hosts._hosts[:2]
-    return view
 
 
 def channel(servers: SSHServers, host: Host, script_dir: Path, **options: object) -> dict[str, object]:

@@ -121,6 +121,13 @@ class SlurmProvider(ClusterProvider):
         return "slurm"
 
     @property
+    def id_in_job(self) -> str:
+        """The bash word by which a job's script knows its id; see the contract."""
+        return (
+            super().id_in_job if self.clusters is None else formats.job_id("${SLURM_JOB_ID:-?}", "$SLURM_CLUSTER_NAME")
+        )
+
+    @property
     def variables(self) -> dict[str, object]:
         """What the script of a block exports; see the contract."""
         # Else the steps of a job that was submitted with --export=NONE do not see what worker_init has set.
