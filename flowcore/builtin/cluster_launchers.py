@@ -336,8 +336,7 @@ _GNU = r"""case $(parallel --version 2>/dev/null </dev/null) in
     ;;
 esac
 """
-#: A login has neither the folder nor the environment of this shell. They go through its input with the command: what is
-#: in a command line can be seen by all users of a host.
+#: A login has neither the folder nor the environment of this shell.
 _AS_HERE = r"""flowcore_exports=$(
 {each_export})
 flowcore_here="cd -- $(printf %q "$PWD")
@@ -345,20 +344,23 @@ $flowcore_exports
 $(declare -fx)
 "
 """
+#: All that is to be done goes through the input of ssh: what is on a command line can be read by all users of a host. A
+#: file without a name can be opened as often as there are nodes, and goes in every case.
 #: Each node is a group of its own, and work is for one group: parallel would give a node that failed at once the work
 #: of another. One login per node starts all copies there: sshd takes but a few at a time.
-_PARALLEL = r"""flowcore_options=(--jobs 1 --ungroup --hostgroups --pipe --tee)
+_PARALLEL = r"""flowcore_file=$(mktemp)
+printf %s "$flowcore_copy" >"$flowcore_file"
+exec {flowcore_input}<"$flowcore_file"
+rm -f "$flowcore_file"
+flowcore_options=(--jobs 1 --ungroup --hostgroups)
+flowcore_options+=(--ssh "${PARALLEL_SSH:-ssh} </proc/$BASHPID/fd/$flowcore_input")
 flowcore_work=()
 for flowcore_node in "${flowcore_nodes[@]}"; do
     flowcore_options+=(--sshlogin "@$flowcore_node/$flowcore_node")
-    flowcore_work+=("work@$flowcore_node")
+    flowcore_work+=("flowcore@$flowcore_node")
 done
-flowcore_parallel() {
-    exec parallel "${flowcore_options[@]}" "/bin/bash -c 'eval \"\$(cat)\"'" ::: "${flowcore_work[@]}" \
-        <<<"$flowcore_copy"
-}
 flowcore_say "parallel ${flowcore_options[*]}"
-flowcore_start flowcore_parallel
+flowcore_start parallel "${flowcore_options[@]}" "/bin/bash -c 'eval \"\$(cat)\"'" ::: "${flowcore_work[@]}"
 """
 
 

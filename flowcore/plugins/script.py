@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 
 import attrs
 
+from flowcore.errors import BadLauncher
+
 #: Exit code of a job that was started a second time, or that was given up before it began.
 RAN_BEFORE = 98
 #: What stands in place of a job's id in the mark of a block that was given up before it began.
@@ -56,7 +58,12 @@ def block_script(
         base: path, as the nodes see it, without ending: the script makes ``base.started`` when it begins, and does
             nothing if that is there; at its end it writes its exit code to ``base.exit``. None for neither.
         job_id: bash word by which the script knows its job's id; ``?`` if it does not.
+
+    Raises:
+        BadLauncher: the command is no text, or empty.
     """
+    if not isinstance(command, str) or not command.strip():
+        raise BadLauncher(f"the launcher made {command!r} of a worker command: expected bash that starts it")
     exports = {"JOBNAME": job_name, **(variables or {})}
     lines = ["#!/bin/bash", *directives]
     if base is not None:
@@ -65,7 +72,7 @@ def block_script(
     lines.extend(f"export {name}={shlex.quote(str(value))}" for name, value in exports.items() if value is not None)
     # In a shell of its own: a command that replaces it, or ends it, does not take the record with it.
     body = [worker_init, command] if base is None else ["(", worker_init, command, ")", _RECORD.rstrip()]
-    return "\n".join([*lines, *(part for part in body if part), ""])
+    return "\n".join([*lines, *filter(None, body), ""])
 
 
 def give_up_command(base: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -377,23 +378,46 @@ def test_another_parallel_is_refused(nodefile: Path, programs: Path) -> None:
     )
 
 
+def test_a_node_that_fails_at_once_gets_no_work_of_others(nodefile: Path, programs: Path, tmp_path: Path) -> None:
+    need("parallel")
+    names = [f"node{number}" for number in range(20)]
+    nodefile.write_text("\n".join(names))
+    # In place of ssh: writes down where it was to lead to.
+    program(programs, "ssh", f'echo "$1" >>{tmp_path}/logins\n[ "$1" = node0 ] && exit 255\ncat >/dev/null')
+    # As where logins take their time.
+    done = bash(f"export PARALLEL='--delay 0.05'\n{GnuParallelLauncher(debug=False)('true', 1, 20)}")
+    assert done.returncode == 1, done.stderr
+    assert sorted((tmp_path / "logins").read_text().split()) == sorted(names)
+
+
 def test_what_is_on_command_lines_tells_nothing_of_the_environment(
     nodefile: Path, programs: Path, tmp_path: Path
 ) -> None:
-    # All users of a host can read them.
+    # All users of a host can read them. In place of parallel: writes down its words, and what it lets ssh read.
     program(
         programs,
         "parallel",
         f"""if [ "$1" = --version ]; then echo GNU parallel; exit; fi
-printf '%s\\n' "$@" >{tmp_path}/words
-cat >{tmp_path}/input""",
+printf '%s\n' "$@" >{tmp_path}/words
+cat "${{6##* <}}" >{tmp_path}/input""",
     )
     done = bash(f"export SECRET=hush\nf() {{ echo 1; }}\nexport -f f\n{GnuParallelLauncher()(COMMAND, 2, 2)}")
     assert done.returncode == 0, done.stderr
-    options = "--jobs 1 --ungroup --hostgroups --pipe --tee --sshlogin @x2/x2 --sshlogin @x1/x1"
     words = (tmp_path / "words").read_text().splitlines()
-    assert words == [*options.split(), "/bin/bash -c 'eval \"$(cat)\"'", ":::", "work@x2", "work@x1"]
+    assert re.fullmatch(r"ssh </proc/\d+/fd/\d+", words.pop(5))
+    options = "--jobs 1 --ungroup --hostgroups --ssh --sshlogin @x2/x2 --sshlogin @x1/x1"
+    assert words == [*options.split(), "/bin/bash -c 'eval \"$(cat)\"'", ":::", "flowcore@x2", "flowcore@x1"]
     sent = (tmp_path / "input").read_text()
     assert "export SECRET=hush\n" in sent
     assert "declare -fx f\n" in sent
     assert f"cd -- {Path.cwd()}\n" in sent
+
+
+def test_parallel_with_another_ssh(nodefile: Path, programs: Path, tmp_path: Path) -> None:
+    need("parallel")
+    stand_in(tmp_path, "ssh")
+    program(programs, "ssh", "exit 255")
+    before = f"export PARALLEL_SSH={tmp_path}/ssh TMPDIR={tmp_path}/temporary\nmkdir $TMPDIR\n"
+    done = bash(before + GnuParallelLauncher(debug=False)("echo $TMPDIR", 1, 2))
+    assert (done.returncode, done.stdout) == (0, f"{tmp_path}/temporary\n" * 2), done.stderr
+    assert list((tmp_path / "temporary").iterdir()) == []

@@ -410,7 +410,7 @@ def test_the_submit_script_is_what_hooks_make_of_it():
         )
     result = CliRunner().invoke(cli, ["config", "show", "hooked.py", "--submit-script"])
     assert result.exit_code == 0, result.stderr
-    assert "\nnice python=" in result.output
+    assert "nice /bin/bash -c " in result.output
     assert result.output.endswith("# seen for local\n")
 
 

@@ -15,7 +15,7 @@ import attrs
 import pytest
 
 from flowcore.channels import LocalChannel
-from flowcore.errors import ConfigurationError, ScaleOutFailed, SchedulerUnavailable, ScriptPathError
+from flowcore.errors import BadLauncher, ConfigurationError, ScaleOutFailed, SchedulerUnavailable, ScriptPathError
 from flowcore.plugins import job_table, registry
 from flowcore.plugins.api import (
     Channel,
@@ -238,6 +238,12 @@ def test_hooks_may_change_commands(start: Callable[..., ToyProvider], toy: Toy) 
     provider = start({"final_command": final})
     provider.submit("true", 1)
     assert [(c, v.split()[:2]) for c, v in seen] == [("LocalChannel", ["toy", "sub"])]
+
+
+@pytest.mark.parametrize("made", [None, "", "  \n"])
+def test_a_launcher_that_starts_nothing(start: Callable[..., ToyProvider], made: Any) -> None:
+    with pytest.raises(BadLauncher, match="expected bash that starts it"):
+        start(launcher=lambda command, tasks_per_node, nodes_per_block: made).submit("true", 1)
 
 
 def test_a_script_runs_once(start: Callable[..., ToyProvider], tmp_path: Path) -> None:

@@ -29,6 +29,14 @@ def test_the_hook_puts_the_variable_before_the_command(parsl: ModuleType) -> Non
         assert (ran.stdout, ran.returncode) == (after, 3)
 
 
+def test_a_simple_command_stays_one(parsl: ModuleType) -> None:
+    command = hooks.flowcore_launch_command("/bin/bash -c 'echo \"$FLOWCORE_WORKER_STARTUP\"; exit 3'")
+    ran = subprocess.run(
+        ["bash", "-c", f"nice {command}"], env={"PATH": os.environ["PATH"]}, capture_output=True, text=True
+    )
+    assert (ran.stdout, ran.returncode) == ("flowcore_compat_parsl.worker:start\n", 3)
+
+
 def test_scripts_have_the_variables_of_both(parsl: ModuleType) -> None:
     script = "#!/bin/bash\nexport FLOWCORE_CORES=4\nexport FLOWCORE_MEMORY_GB=1.5\nexport OTHER=1\n"
     assert (hooks.flowcore_submit_script(script) or "").splitlines() == [

@@ -444,3 +444,25 @@ def test_files_come_by_the_stagers_into_the_folder_that_were_given(load: Load, t
     assert path == str(tmp_path / "staged" / "in.txt")
     [manager] = eventually(htex(dfk).connected_managers)
     assert text == f"some text, brought by {manager['manager']}"
+
+
+class WrapperLauncher:
+    """As the reference shows: no Launcher, and nothing is done about the command's quoting."""
+
+    def __init__(self, wrapper: str) -> None:
+        self.wrapper = wrapper
+        self.launcher = SingleNodeLauncher()
+
+    def __call__(self, command: str, tasks_per_node: int, nodes_per_block: int) -> str:
+        return self.launcher(f"{self.wrapper} {command}", tasks_per_node, nodes_per_block)
+
+
+@pytest.mark.parametrize("worker_init", ["", "export OTHER=1"])
+def test_a_launcher_of_ones_own_that_puts_a_program_before_the_command(
+    load: Load, tmp_path: Path, worker_init: str
+) -> None:
+    wrapper = tmp_path / "worker-wrapper"
+    wrapper.write_text('#!/bin/bash\nexport WRAPPED=yes\nexec "$@"\n')
+    wrapper.chmod(0o755)
+    load(provider=LocalProvider(launcher=WrapperLauncher(str(wrapper)), worker_init=worker_init))
+    assert look().result(timeout=WAIT_S)["WRAPPED"] == "yes"

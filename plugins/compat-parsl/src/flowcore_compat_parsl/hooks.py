@@ -19,7 +19,9 @@ def flowcore_launch_command(command: str) -> str | None:
     if not is_installed():
         return None
     # What is set there already, by the user or another plugin, goes on.
-    return f'export {VARIABLE}="${{{VARIABLE}:+${VARIABLE},}}{STARTUP}"\n{command}'
+    assignment = f'{VARIABLE}="${{{VARIABLE}:+${VARIABLE},}}{STARTUP}"'
+    # A simple command stays one, before which a launcher may put another.
+    return f"export {assignment}\n{command}" if "\n" in command.strip() else f"env {assignment} {command}"
 
 
 @hookimpl

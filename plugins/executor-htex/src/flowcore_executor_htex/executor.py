@@ -420,7 +420,8 @@ class HighThroughputExecutor(BlockExecutor):
         command = (self.launch_cmd or DEFAULT_LAUNCH_CMD).format(
             python='"$python"', settings=shlex.quote(settings), block_id=block_id
         )
-        return find + command
+        # One simple command, before which launchers of whatever kind may put another one.
+        return f"/bin/bash -c {shlex.quote(find + command)}"
 
     @property
     def workers_per_node(self) -> float:
