@@ -376,8 +376,7 @@ class BlockPool:
             if not block.draining:
                 self._breaker.failed(block.block_id, now)
             block.draining = False
-            block.status = attrs.evolve(block.status, message=text)
-            self._cancel([block])
+            self._cancel([block], text)
 
     # --- failures
 
@@ -477,7 +476,7 @@ class BlockPool:
             block.draining = False
         self._cancel(ended)
 
-    def _cancel(self, blocks: Sequence[Block]) -> None:
+    def _cancel(self, blocks: Sequence[Block], why: str | None = None) -> None:
         if not blocks:
             return
         for block in blocks:
@@ -486,7 +485,7 @@ class BlockPool:
         accepted = self._asking.cancel(_job_ids(blocks), again=all(b.unaccepted for b in blocks))
         for block, ok in zip(blocks, accepted, strict=True):
             if ok:
-                self._update(block, attrs.evolve(block.status, state=JobState.CANCELLED, message=None))
+                self._update(block, attrs.evolve(block.status, state=JobState.CANCELLED, message=why))
             elif not block.unaccepted:
                 # It still costs: it stays in the table, and the next step asks again.
                 block.unaccepted = True
