@@ -18,6 +18,13 @@ from flowcore.scaling.error_handlers import windowed_error_handler
 from flowcore.scaling.strategy import Decision, Load, no_scaling
 from flowcore.testing import FakeBlockExecutor, FakeClock, FakeProvider
 
+
+@pytest.fixture(autouse=True)
+def warnings_only(caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever level another test has left behind."""
+    caplog.set_level(logging.WARNING, "flowcore")
+
+
 HOUR_S = 3600.0
 
 # --- the breaker

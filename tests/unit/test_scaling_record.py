@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import resource
 import socket
@@ -22,6 +23,12 @@ from flowcore.scaling.blocks import BlockPool
 from flowcore.scaling.record import NAME, BlockRecord, ExecutorEntry, Process, read, runs
 from flowcore.scaling.strategy import no_scaling
 from flowcore.testing import FakeBlockExecutor, FakeClock, FakeProvider
+
+
+@pytest.fixture(autouse=True)
+def warnings_only(caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever level another test has left behind."""
+    caplog.set_level(logging.WARNING, "flowcore")
 
 
 class World:
