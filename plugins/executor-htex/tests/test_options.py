@@ -24,6 +24,7 @@ from flowcore.executors import HighThroughputExecutor
 from flowcore.launchers import SingleNodeLauncher
 from flowcore.plugins.api import Staging, StagingContext
 from flowcore.providers import LocalProvider
+from flowcore.scaling import breaker
 from flowcore.testing import eventually
 
 Load = Callable[..., flowcore.DataFlowKernel]
@@ -379,7 +380,11 @@ def failing(tmp_path: Path) -> dict[str, Any]:
     return {"provider": provider, "config": {"strategy": "simple", "strategy_period": 0.05}}
 
 
-def test_without_a_handler_blocks_are_asked_for_until_one_works(load: Load, tmp_path: Path) -> None:
+def test_without_a_handler_blocks_are_asked_for_until_one_works(
+    load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Else the pauses between them add up to half a minute.
+    monkeypatch.setattr(breaker, "FIRST_S", 0.1)
     dfk = load(block_error_handler=False, **failing(tmp_path))
     future = look()
     tried = tmp_path / "tried"
