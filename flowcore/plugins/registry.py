@@ -203,8 +203,10 @@ def installed(kind: str) -> list[Plugin]:
     owners: dict[str, set[str]] = {}
     for ep, dist in found:
         owners.setdefault(ep.name, set()).add(dist.name)
+    # A distribution's metadata are read once, however many components it has.
+    problems = {dist.name: _problem(dist) for dist in {dist.name: dist for _, dist in found}.values()}
     for ep, dist in found:
-        problem = _problem(dist)
+        problem = problems[dist.name]
         if len(owners[ep.name]) > 1:
             problem = f"{_both(owners[ep.name])} offer the {kind} {ep.name!r}: uninstall one of them"
         plugins.append(Plugin(kind, ep.name, ep.value, dist.name, dist.version, problem))
@@ -223,7 +225,10 @@ def find(kind: str, name: str) -> Plugin:
         PluginConflict: two distributions offer it; names both.
         PluginLoadError: its distribution does not support this core.
     """
-    plugins = installed(kind)
+    return _choose(kind, name, installed(kind))
+
+
+def _choose(kind: str, name: str, plugins: list[Plugin]) -> Plugin:
     matching = [p for p in plugins if p.name == name]
     if not matching:
         names = sorted({p.name for p in plugins})
@@ -254,7 +259,7 @@ def find_class(kind: str, class_name: str) -> Plugin:
     if len(owners) > 1:
         raise PluginConflict(f"{_both(owners)} offer a {kind} of class {class_name}: name it as a plugin instead")
     if matching:
-        return find(kind, matching[0].name)
+        return _choose(kind, matching[0].name, plugins)
     for (known_kind, _), (known_class, dist) in KNOWN.items():
         if known_kind == kind and known_class == class_name:
             raise _missing(class_name, dist)
