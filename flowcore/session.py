@@ -391,7 +391,9 @@ class DataFlowKernel:
             script_dir.mkdir(exist_ok=True)
             self._record.executor(executor.label, executor.provider, script_dir)
             executor.provider.start(
-                ProviderContext(script_dir, executor.label, self.run_id, self._final_script, self._final_command)
+                ProviderContext(
+                    script_dir, executor.label, self.run_id, self.hooks.submit_script, self.hooks.channel_command
+                )
             )
         executor.start(
             ExecutorContext(self.run_id, self.run_dir, self.kernel.report, self.kernel.attempts_running, pool)
@@ -399,14 +401,6 @@ class DataFlowKernel:
         if pool is not None:
             self.scaler.begin(pool)
         self.hooks.call("flowcore_executor_started", run=self.run, label=executor.label, executor=executor)
-
-    def _final_script(self, provider: str, script: str) -> str:
-        final: str = self.hooks.through("flowcore_submit_script", "script", provider=provider, script=script)
-        return final
-
-    def _final_command(self, channel: str, command: str) -> str:
-        final: str = self.hooks.through("flowcore_channel_command", "command", channel=channel, command=command)
-        return final
 
     def _hints(self, error: BaseException, app_name: str, executor: str | None) -> list[str]:
         hints = self.hooks.call("flowcore_failure_hints", error=error, app_name=app_name, executor=executor)

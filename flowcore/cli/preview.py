@@ -48,23 +48,16 @@ def previews(config: Config, script_dir: Path | None = None) -> Iterator[Preview
     """
     run_dir = next_run_dir(Path(config.run_dir)).absolute()
     hooks = hooks_of(config)
-
-    def final_script(provider: str, script: str) -> str:
-        final: str = hooks.through("flowcore_submit_script", "script", provider=provider, script=script)
-        return final
-
     for executor in config.executors or []:
         if not isinstance(executor, BlockExecutor):
             continue
-        context = ProviderContext(script_dir or run_dir / "submit_scripts", executor.label, RUN_ID, final_script)
+        context = ProviderContext(script_dir or run_dir / "submit_scripts", executor.label, RUN_ID, hooks.submit_script)
         command = executor.preview_command(
             ExecutorContext(RUN_ID, run_dir, report=lambda results: None, running=lambda attempts: None), "0"
         )
         script = None
         if command is not None:
-            command = hooks.through(
-                "flowcore_launch_command", "command", executor=executor.label, block_id="0", command=command
-            )
+            command = hooks.launch_command(executor.label, "0", command)
             name = job_name(RUN_ID, executor.label, "0")
             script = executor.provider.preview(context, command, 1, name)
         yield Preview(executor, command, script, context)

@@ -109,6 +109,23 @@ class HookManager:
             arguments[subject] = result  # the next one is given that
         return arguments[subject]
 
+    def launch_command(self, executor: str, block_id: str, command: str) -> str:
+        """Return what hooks make of the command of a block."""
+        final: str = self.through(
+            "flowcore_launch_command", "command", executor=executor, block_id=block_id, command=command
+        )
+        return final
+
+    def submit_script(self, provider: str, script: str) -> str:
+        """Return what hooks make of a submit script."""
+        final: str = self.through("flowcore_submit_script", "script", provider=provider, script=script)
+        return final
+
+    def channel_command(self, channel: str, command: str) -> str:
+        """Return what hooks make of a command that a channel is to run."""
+        final: str = self.through("flowcore_channel_command", "command", channel=channel, command=command)
+        return final
+
     def _results(self, caller: pluggy.HookCaller, arguments: dict[str, Any]) -> Iterator[Any]:
         # pluggy keeps them in the reverse of their order.
         for found in reversed(caller.get_hookimpls()):

@@ -289,13 +289,8 @@ class BlockPool:
         self._unknown.append(block)
 
     def _submit(self, block: Block) -> str:
-        command = self._hooks.through(
-            "flowcore_launch_command",
-            "command",
-            executor=self.executor.label,
-            block_id=block.block_id,
-            command=self.executor.block_command(block.block_id),
-        )
+        command = self.executor.block_command(block.block_id)
+        command = self._hooks.launch_command(self.executor.label, block.block_id, command)
         return self.executor.provider.submit(command, 1, block.name)
 
     def _find_unknown(self) -> None:
