@@ -27,7 +27,6 @@ import shutil
 import socket
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -331,9 +330,6 @@ def _network_of(pid: int) -> str:
 
 
 def _end_all(host: Host) -> None:
-    deadline = time.monotonic() + _BOUND_S
-    while found := [p for p in host.processes() if p.state not in "ZX"]:
-        processes.kill(found)
-        if time.monotonic() > deadline:
-            raise RuntimeError(f"processes of {host} do not end: {found}")
-        time.sleep(0.005)
+    left = processes.end(lambda: [p for p in host.processes() if p.state not in "ZX"], _BOUND_S)
+    if left:
+        raise RuntimeError(f"processes of {host} do not end: {left}")

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import attrs
@@ -90,6 +91,17 @@ def carrying(mark: str, among: Iterable[Process] | None = None) -> list[Process]
         if wanted in environment.split(b"\0"):
             found.append(process)
     return found
+
+
+def end(find: Callable[[], list[Process]], bound_s: float) -> list[Process]:
+    """Kill processes, and those that come meanwhile, until none is found; return those that do not end in time."""
+    deadline = time.monotonic() + bound_s
+    while found := find():
+        kill(found)
+        if time.monotonic() > deadline:
+            return found
+        time.sleep(0.005)
+    return []
 
 
 def kill(processes: Iterable[Process]) -> None:

@@ -628,10 +628,7 @@ def _keep(cluster: str) -> None:
     sys.stdout.write(f"{folder}\n")
     sys.stdout.flush()
     sys.stdin.read()
-    deadline = time.monotonic() + _BOUND_S
-    while found := _of(folder, cluster):
-        processes.kill(found)
-        if time.monotonic() > deadline:
-            raise SystemExit(f"these processes do not end: {found}")
-        time.sleep(0.01)
+    left = processes.end(lambda: _of(folder, cluster), _BOUND_S)
+    if left:
+        raise SystemExit(f"these processes do not end: {left}")
     shutil.rmtree(folder)

@@ -40,7 +40,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -443,10 +442,7 @@ def _of(folder: Path, everyone: list[processes.Process]) -> list[processes.Proce
 def _keep(folder: str) -> None:
     """Wait for the end of stdin, then end the servers of a folder: what the keeper does."""
     sys.stdin.read()
-    deadline = time.monotonic() + _BOUND_S
-    while found := _of(Path(folder), processes.everyone()):
-        processes.kill(found)
-        if time.monotonic() > deadline:
-            raise SystemExit(f"these processes do not end: {found}")
-        time.sleep(0.01)
+    left = processes.end(lambda: _of(Path(folder), processes.everyone()), _BOUND_S)
+    if left:
+        raise SystemExit(f"these processes do not end: {left}")
     shutil.rmtree(folder)
