@@ -185,8 +185,8 @@ class Workers(BlockExecutor):
         """There is nothing to start."""
 
     def submit(self, attempt: Attempt) -> None:
-        """Tasks come from the simulation."""
-        raise NotImplementedError
+        """Tasks come from the simulation, and no kernel is there to submit any."""
+        raise AssertionError(f"attempt {attempt.task_id} was submitted to a simulated executor")
 
     def shutdown(self) -> None:
         """There is nothing to end."""

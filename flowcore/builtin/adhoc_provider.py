@@ -285,7 +285,7 @@ class AdHocProvider(Provider):
             except (ChannelError, ScriptPathError) as error:
                 yield Finding(str(error), "mend the channel, or set its script_dir to a folder of yours")
                 continue
-            missing = [p for p in ("bash", "setsid", "ps") if site.run(f"command -v {p}").exit_code != 0]
+            missing = site.lacks("bash", "setsid", "ps")
             if missing:
                 yield Finding(f"{', '.join(missing)} not found on {site.name}", "install what is missing there")
             else:

@@ -108,7 +108,7 @@ class LocalProvider(Provider):
         """Start a process for the block; its id is that of the process."""
         assert self._context is not None, "submit before start"
         script = self._context.script_dir / f"{free_stem(self._context.script_dir, job_name)}.sh"
-        text = self._script(self._context, command, tasks_per_node, job_name)
+        text = self.preview(self._context, command, tasks_per_node, job_name)
         try:
             script.write_text(text, encoding="utf-8")
             with Path(f"{script}.out").open("wb") as stdout, Path(f"{script}.err").open("wb") as stderr:
@@ -143,9 +143,6 @@ class LocalProvider(Provider):
 
     def preview(self, context: ProviderContext, command: str, tasks_per_node: int, job_name: str) -> str:
         """Return the script of a block; see the contract."""
-        return self._script(context, command, tasks_per_node, job_name)
-
-    def _script(self, context: ProviderContext, command: str, tasks_per_node: int, job_name: str) -> str:
         script = block_script(
             self.launcher(command, tasks_per_node, self.nodes_per_block),
             job_name,

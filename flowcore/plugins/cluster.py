@@ -173,7 +173,7 @@ class ClusterProvider(Provider):
     def preview(self, context: ProviderContext, command: str, tasks_per_node: int, job_name: str) -> str:
         """Return the script that :meth:`submit` would write; see the contract."""
         request = self._request(self._make_site(context), job_name, job_name, tasks_per_node)
-        return context.final_script(self.label, self._script(request, command))
+        return self._script(context, request, command)
 
     def submit(self, command: str, tasks_per_node: int, job_name: str = "flowcore.auto") -> str:
         """Write the script and submit it; see the contract.
@@ -192,7 +192,7 @@ class ClusterProvider(Provider):
         stem = free_stem(self._context.script_dir, job_name)
         request = self._request(self._there, stem, job_name, tasks_per_node)
         try:
-            base = self._there.write(stem, self._context.final_script(self.label, self._script(request, command)))
+            base = self._there.write(stem, self._script(self._context, request, command))
         except ChannelError as error:
             raise SchedulerUnavailable(self.label, str(error)) from error
         job_id = self._submitted(base, self.submit_command(request))
@@ -298,7 +298,7 @@ class ClusterProvider(Provider):
             return
         site = self._there
         yield Finding(f"scripts go to {site.folder} on {site.name}")
-        missing = [p for p in self.programs if site.run(f"command -v {p}").exit_code != 0]
+        missing = site.lacks(*self.programs)
         if missing:
             todo = f"run flowcore where the commands of {self.label} are, or give the provider a channel to such a host"
             yield Finding(f"{', '.join(missing)} not found on {site.name}", todo)
@@ -329,7 +329,7 @@ class ClusterProvider(Provider):
         if test is None:
             return Finding(f"{self.label} checks no script without taking it: the options are not tried")
         try:
-            self._there.write(stem, context.final_script(self.label, self._script(request, command)))
+            self._there.write(stem, self._script(context, request, command))
         except (ScriptPathError, ChannelError) as error:
             return Finding(str(error), "mend what it names")
         said = self._there.run(test)
@@ -352,9 +352,9 @@ class ClusterProvider(Provider):
         script = f"{site.folder}/{stem}.sh"
         return JobRequest(job_name, tasks_per_node, script, f"{script}.out", f"{script}.err")
 
-    def _script(self, request: JobRequest, command: str) -> str:
+    def _script(self, context: ProviderContext, request: JobRequest, command: str) -> str:
         options = self.scheduler_options.rstrip("\n")
-        return block_script(
+        script = block_script(
             self.launcher(command, request.tasks_per_node, self.nodes_per_block),
             request.name,
             directives=[*([options] if options else []), *self.directives(request)],
@@ -363,6 +363,7 @@ class ClusterProvider(Provider):
             base=request.script.removesuffix(".sh"),
             job_id=self.id_in_job,
         )
+        return context.final_script(self.label, script)
 
     def _answer(self, command: str) -> Completed:
         said = self._there.run(command)

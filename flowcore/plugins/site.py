@@ -90,6 +90,12 @@ class Site:
         except (ChannelError, OSError) as error:
             return Completed(command, -1, "", str(error))
 
+    def lacks(self, *programs: str) -> list[str]:
+        """Return those of some programs that are not found there."""
+        missing = "; ".join(f"command -v {program} >/dev/null || echo {program}" for program in programs)
+        said = self.run(f"{missing}; true")
+        return said.stdout.split() if said.exit_code == 0 else list(programs)
+
     # --- files
 
     def write(self, stem: str, script: str) -> str:
