@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint bench docs
+.PHONY: help venv demo demo-data test lint bench docs
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -15,6 +15,7 @@ MYPY := MYPYPATH=examples:benchmarks $(BIN)/mypy
 
 help:
 	@echo 'make demo    run the census of the standard library twice: computed, then reused (about a minute)'
+	@echo 'make demo-data  pull files over HTTP, process them where workers are, push the results by rsync'
 	@echo 'make test    lint, then the tests of the core and of each plugin'
 	@echo 'make lint    ruff and mypy'
 	@echo 'make bench   measure throughput (ARGS="...") and the kernel (KERNEL_ARGS="...") beside the peers'
@@ -68,6 +69,10 @@ demo: $(VENV)/.core
 	@$(BIN)/python examples/stdlib_census.py --no-check
 	@echo
 	@echo 'To go on: $(BIN)/python examples/stdlib_census.py --help; to forget the results: rm -r census-output'
+
+demo-data: $(VENV)/.core
+	@tests/servers/install rsync
+	@$(BIN)/python examples/data_pipeline.py
 
 lint: $(VENV)/.dev
 	@$(BIN)/ruff check .

@@ -46,6 +46,7 @@ its constructor arguments are its ``args``, so that it survives a trip between p
     ├── SerializationError            an object that cannot be sent to a worker
     ├── DeserializationError          bytes that cannot be turned back into an object
     ├── StagingError                  a file that no stager can bring
+    │   └── TransferError             a file could not be brought, or taken away
     ├── ExecutionProviderException
     │   ├── ScaleOutFailed            the scheduler refused a job
     │   │   └── SchedulerUnavailable  the scheduler did not answer
@@ -62,6 +63,8 @@ import contextlib
 import copy
 from collections.abc import Sequence
 from typing import Any, ClassVar
+
+from flowcore.files import File, shown_url
 
 
 class FlowcoreError(Exception):
@@ -224,7 +227,14 @@ class MissingOutputs(AppException):
         self.outputs = list(outputs)
 
     def __str__(self) -> str:
-        return f"{self.reason}; missing: {', '.join(str(o) for o in self.outputs)}"
+        return f"{self.reason}; missing: {', '.join(map(_named, self.outputs))}"
+
+
+def _named(output: Any) -> str:
+    """Return a file by the name that the user gave it, with its path where that is another."""
+    if isinstance(output, File) and output.local_path is not None:
+        return f"{shown_url(output.url)} (at {output})"
+    return str(output)
 
 
 class RemoteError(AppException):
@@ -602,6 +612,33 @@ class DeserializationError(FlowcoreError):
 
 class StagingError(FlowcoreError):
     """A file cannot be moved to or from where a task runs."""
+
+
+class TransferError(StagingError):
+    """A file could not be brought to where a task runs, or taken from there.
+
+    Args:
+        action: what failed, ``fetch`` or ``push``.
+        url: URL of the file. Shown without its secrets.
+        reason: why, and what to do.
+        passing: whether the same might go well if it is tried again soon.
+        retry_after_s: seconds after which the other side wants to be asked again; None where it did not say.
+    """
+
+    def __init__(
+        self, action: str, url: str, reason: str, passing: bool = True, retry_after_s: float | None = None
+    ) -> None:
+        # Shown once here, so that neither the arguments nor what is sent of them hold a password.
+        url = shown_url(url)
+        super().__init__(action, url, reason, passing, retry_after_s)
+        self.action = action
+        self.url = url
+        self.reason = reason
+        self.passing = passing
+        self.retry_after_s = retry_after_s
+
+    def __str__(self) -> str:
+        return f"cannot {self.action} {self.url}: {self.reason}"
 
 
 # --- providers, launchers, channels

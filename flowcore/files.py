@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
+import socket
 from pathlib import PurePosixPath
 from typing import Final
-from urllib.parse import urlparse
+from urllib.parse import unquote, urlsplit
 
 
 class AutoLogName:
@@ -27,7 +29,8 @@ class File:
     """Names a file by URL, wherever it is.
 
     A file that was staged carries the path it has where the task runs in :attr:`local_path`; each task gets
-    its own copy of the object, so a local path never leaks into another place.
+    its own copy of the object, so a local path never leaks into another place. The text form of a File is its path
+    where it has one, so that it can stand in a command line, and else its URL; ``repr`` shows no passwords.
 
     Args:
         url: a URL (``https://host/a.csv``, ``file:///data/a.csv``) or a path (``a.csv``,
@@ -44,13 +47,14 @@ class File:
             raise TypeError(f"File() takes a URL or a path, got {url!r} of type {type(url).__name__}")
         self.url: str = os.fspath(url)
         # A path object is a path whatever it holds, also a colon.
-        parsed = urlparse(self.url if isinstance(url, str) else "")
+        parsed = urlsplit(self.url if isinstance(url, str) else "")
         self.scheme: str = parsed.scheme or "file"
         self.netloc: str = parsed.netloc
         # A path may hold '?' and '#': only a real URL has a query and a fragment.
         self.path: str = parsed.path if parsed.scheme else self.url
         self.filename: str = PurePosixPath(self.path).name
-        #: Path of the file where the task runs, once a stager has put it there.
+        #: Path of the file where the task runs, once a stager has put it there. It may hold variables of the
+        #: environment there (``$TMPDIR/a.txt``), which :attr:`filepath` puts in.
         self.local_path: str | None = None
 
     def cleancopy(self) -> File:
@@ -66,14 +70,15 @@ class File:
         """The path of the file on the side where this is read.
 
         Raises:
-            ValueError: the file has no path here: its scheme is not ``file`` and it was not staged.
+            ValueError: the file has no path here: its scheme is not ``file`` and it was not staged; or its path has
+                a variable that is not set here.
         """
         if self.local_path is not None:
-            return self.local_path
+            return expanded(self.local_path)
         if self.scheme == "file":
             return self.path
         raise ValueError(
-            f"{self.url} has no path here: only file: URLs have one before staging. "
+            f"{shown_url(self.url)} has no path here: only file: URLs have one before staging. "
             "Pass the File to an app and read `filepath` inside it."
         )
 
@@ -85,4 +90,68 @@ class File:
 
     def __repr__(self) -> str:
         local = f", local_path={self.local_path!r}" if self.local_path is not None else ""
-        return f"File({self.url!r}{local})"
+        return f"File({shown_url(self.url)!r}{local})"
+
+
+_LOGIN = re.compile(r"^([a-z][a-z0-9+.-]*)://([^/?#@]*)@", re.IGNORECASE)
+_VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})")
+#: All other characters mean something to a shell, or to somebody who reads a listing.
+_UNSAFE = re.compile(r"[^\w.+@=,%-]")
+_LONGEST = 200
+
+
+def shown_url(url: str) -> str:
+    """Return a URL as it may stand in messages and logs: without its password, and without its query.
+
+    What comes before ``@`` is a secret too where web servers are asked (a token), and so may all be that comes
+    after ``?`` (a signature).
+    """
+    if "://" not in url:
+        return url  # a path, which may have a ? in it
+    found = _LOGIN.match(url)
+    if found is not None:
+        scheme, login = found.groups()
+        user, colon, _ = login.partition(":")
+        hidden = "..." if scheme.lower() in ("http", "https") else f"{user}:..." if colon else user
+        url = f"{scheme}://{hidden}@{url[found.end() :]}"
+    head, query, _ = url.partition("?")
+    return f"{head}?..." if query else head
+
+
+def expanded(path: str) -> str:
+    """Return a path with ``~`` and the variables of this process's environment put in.
+
+    ``$TMPDIR`` is the folder for temporary files where it is not set.
+
+    Raises:
+        ValueError: a variable is not set here.
+    """
+
+    def value(found: re.Match[str]) -> str:
+        name = found[1] or found[2]
+        here = os.environ.get(name)
+        if here is None and name == "TMPDIR":
+            import tempfile
+
+            here = tempfile.gettempdir()
+        if here is None:
+            raise ValueError(f"{path!r} names ${name}, which is not set on {socket.gethostname()}")
+        return here
+
+    if path.startswith("~"):
+        path = os.path.expanduser(path)  # noqa: PTH111 - light
+    return _VARIABLE.sub(value, path) if "$" in path else path
+
+
+def safe_name(file: File) -> str:
+    """Return the last part of a file's URL as a name that is safe in any folder and any command line.
+
+    The name may come from a network. Whatever it is, what is returned has no ``/``, is not ``..``, and means nothing
+    to a shell.
+    """
+    name = PurePosixPath(unquote(file.path)).name if file.scheme != "file" else file.filename
+    name = _UNSAFE.sub("_", name)
+    if len(name.encode()) > _LONGEST:
+        end = PurePosixPath(name).suffix[-40:]
+        name = name.encode()[: _LONGEST - len(end.encode())].decode(errors="ignore") + end
+    return name if name.strip(".") else "file"

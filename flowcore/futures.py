@@ -224,12 +224,15 @@ class AppFuture(KernelFuture[R]):
 
     @property
     def stdout(self) -> Any:
-        """Where the standard output of the app goes: what ``stdout=`` said, with ``AUTO_LOGNAME`` resolved."""
+        """Where the standard output of the app goes: what ``stdout=`` said, with ``AUTO_LOGNAME`` resolved.
+
+        For a File, the :class:`DataFuture` of it, which may be passed to other apps.
+        """
         return self._stdout
 
     @property
     def stderr(self) -> Any:
-        """Where the standard error of the app goes: what ``stderr=`` said, with ``AUTO_LOGNAME`` resolved."""
+        """Where the standard error of the app goes; see :attr:`stdout`."""
         return self._stderr
 
     def task_status(self) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import logging
+import math
 import os
 import sys
 import threading
@@ -18,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from flowcore import loaded, serialize, signals
+from flowcore import loaded, serialize, signals, staging
 from flowcore.apps import App
 from flowcore.config import Config
 from flowcore.durations import seconds_of
@@ -28,13 +29,13 @@ from flowcore.kernel import checkpoint as checkpoints
 from flowcore.kernel.feed import EventFeed
 from flowcore.kernel.kernel import INTERNAL, Kernel
 from flowcore.kernel.memo import Memoizer
-from flowcore.kernel.staging import FileStaging
+from flowcore.kernel.staging import DataManager
 from flowcore.logs import set_file_logger
 from flowcore.memoization import Hashing, installed_hashers
 from flowcore.plugins import registry
 from flowcore.plugins.executor import BlockExecutor, Executor, ExecutorContext
 from flowcore.plugins.hooks import HookManager
-from flowcore.plugins.hookspecs import RunInfo
+from flowcore.plugins.hookspecs import NodeEvent, ResourceSample, RunInfo
 from flowcore.plugins.provider import ProviderContext
 from flowcore.plugins.serializer import Serializer
 from flowcore.plugins.staging import Staging
@@ -201,6 +202,7 @@ class DataFlowKernel:
             steps.callback(self._write_last_checkpoint, self._checkpoint)
         # Once more, should a signal have come between two steps.
         steps.callback(self.scaler.close, _say)
+        steps.callback(self.data_manager.close)
         for label, executor in self._executors.items():
             steps.callback(self._shut_down, label, executor)
         steps.callback(self._cancel_blocks)
@@ -320,7 +322,8 @@ class DataFlowKernel:
             feed=self._feed,
             hints=self._hints if self.hooks.wanted("flowcore_failure_hints") else None,
         )
-        self.kernel.staging = self._make_staging()
+        #: Moves the files of tasks; see :class:`flowcore.kernel.staging.DataManager`.
+        self.data_manager = self.kernel.staging = self._make_staging()
         #: Looks after the blocks of executors that have some.
         self.scaler = Scaler(self._strategy(), config.strategy_period, config.max_idletime)
 
@@ -363,8 +366,7 @@ class DataFlowKernel:
             logger.info("%d results were loaded from checkpoints", len(known))
         return Memoizer(Hashing(hashers, hook), known)
 
-    def _make_staging(self) -> FileStaging:
-        default = [registry.get("staging", "noop")()]
+    def _make_staging(self) -> DataManager:
         hook: Callable[[Any, str, str], Staging | None] | None = None
         if self.hooks.wanted("flowcore_stager_for"):
 
@@ -374,12 +376,15 @@ class DataFlowKernel:
                 )
                 return found
 
-        return FileStaging(self._executors, default, self.kernel.run_internal, hook)
+        return DataManager(
+            self._executors, staging.default_staging, self.kernel.run_internal, self.run_dir, self.run_id, hook
+        )
 
     def _strategy(self) -> Any:
         return registry.get("strategy", self._config.strategy or "none")
 
     def _start(self, executor: Executor) -> None:
+        self.data_manager.start(executor)
         pool: BlockPool | None = None
         if isinstance(executor, BlockExecutor):
             if self._record is None:
@@ -395,12 +400,42 @@ class DataFlowKernel:
                     script_dir, executor.label, self.run_id, self.hooks.submit_script, self.hooks.channel_command
                 )
             )
+        period_s = self._resource_period(executor.label)
         executor.start(
-            ExecutorContext(self.run_id, self.run_dir, self.kernel.report, self.kernel.attempts_running, pool)
+            ExecutorContext(
+                self.run_id,
+                self.run_dir,
+                self.kernel.report,
+                self.kernel.attempts_running,
+                pool,
+                period_s,
+                None if period_s is None else self._resources_used,
+                self._nodes_changed if self.hooks.wanted("flowcore_node_events") else None,
+            )
         )
         if pool is not None:
             self.scaler.begin(pool)
         self.hooks.call("flowcore_executor_started", run=self.run, label=executor.label, executor=executor)
+
+    def _resource_period(self, label: str) -> float | None:
+        if not self.hooks.wanted("flowcore_resource_samples"):
+            return None
+        period = self.hooks.call("flowcore_resource_period", executor=label)
+        if period is None or (isinstance(period, int | float) and 0 <= period < math.inf):
+            return period
+        logger.error(
+            "flowcore_resource_period(executor=%r) returned %r, which is no number of seconds from 0 on: no samples are "
+            "taken there",
+            label,
+            period,
+        )
+        return None
+
+    def _resources_used(self, samples: Sequence[ResourceSample]) -> None:
+        self.hooks.call("flowcore_resource_samples", run=self.run, samples=samples)
+
+    def _nodes_changed(self, events: Sequence[NodeEvent]) -> None:
+        self.hooks.call("flowcore_node_events", run=self.run, events=events)
 
     def _hints(self, error: BaseException, app_name: str, executor: str | None) -> list[str]:
         hints = self.hooks.call("flowcore_failure_hints", error=error, app_name=app_name, executor=executor)

@@ -99,7 +99,7 @@ class Kernel:
         self.executors = executors
         self.run_dir = run_dir
         #: Set by the session once it has the stagers; files are an error before.
-        self.staging: staging.FileStaging | None = None
+        self.staging: staging.DataManager | None = None
         self.memo_hits = 0
         self._retry_handler = retry_handler
         self._memoizer = memoizer
@@ -170,7 +170,7 @@ class Kernel:
         memoized = app.cache and self._memoizer is not None
         needs_preparing = memoized or (found is not None and (found.files or bool(found.futures)))
         task = Task(task_id, spec, future, spec.func, spec.args, spec.kwargs, needs_preparing)
-        if "stdout" in spec.kwargs or "stderr" in spec.kwargs:
+        if app.kind == "bash" and ("stdout" in spec.kwargs or "stderr" in spec.kwargs):
             self._name_logs(task)
         if spec.outputs:
             task.needs_preparing = needs_preparing = True
@@ -368,7 +368,8 @@ class Kernel:
             coming: list[Future[Any]] = []
             # A file may also have come as the result of a future.
             now = arguments.find(task.args, task.kwargs, loops=True)
-            if spec.outputs or (now is not None and now.files):
+            # Tasks that move files have files that are not to be moved; what a lifted operator is given is passed on.
+            if spec.app.kind != "internal" and (spec.outputs or (now is not None and now.files)):
                 assert self.staging is not None
                 coming = self.staging.begin(task, parents)
         # A user's hasher or stager may raise anything, so may a value that is to stand in a set, and a list that is
@@ -385,6 +386,7 @@ class Kernel:
             for future in found.futures if found is not None else ():
                 failure = _failure_of(future)
                 if failure is not None:
+                    add_note(failure, f"flowcore: brings a file that {task} needs")
                     self._attempt_failed(task, failure)
                     return
             task.args, task.kwargs = arguments.replace_all(task.args, task.kwargs, arguments.value_of)
@@ -484,10 +486,11 @@ class Kernel:
         future._final_status = task.state.name
         if future.settle(value, error, task.cancelled):
             callbacks.append(future)
-        if future._outputs:
-            for output in future._outputs:
-                if output.settle(None if error is not None else output.file_obj, error, task.cancelled):
-                    callbacks.append(output)
+        for output in (*(future._outputs or ()), future._stdout, future._stderr):
+            if isinstance(output, DataFuture) and output.settle(
+                None if error is not None else output.file_obj, error, task.cancelled
+            ):
+                callbacks.append(output)
         # The record may live on (in a closure, with keep_finished); what it was called with need not.
         task.args, task.kwargs, task.value, task.joins = (), {}, None, None
 
@@ -557,7 +560,11 @@ class Kernel:
             if kwargs.get(stream) is AUTO_LOGNAME:
                 folder = self.run_dir / "task_logs" / f"{task.id // 10000:04}"
                 kwargs[stream] = str(folder / f"task_{task.id:04}_{task.spec.app.name}{label}.{stream}")
-        task.future._stdout, task.future._stderr = kwargs.get("stdout"), kwargs.get("stderr")
+        task.future._stdout, task.future._stderr = (self._stream_of(task, kwargs.get(s)) for s in staging.STREAMS)
+
+    def _stream_of(self, task: Task, stream: Any) -> Any:
+        file = staging.stream_file(stream)
+        return stream if file is None else DataFuture(task.future, file, task.id)
 
     def _name_future(self, future: Future[Any]) -> str:
         if isinstance(future, AppFuture | DataFuture):

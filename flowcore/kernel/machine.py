@@ -535,6 +535,9 @@ class Machine:
         if isinstance(failure, FlowcoreError) and not failure.may_pass:
             # What cannot be sent, hashed or had will not be at the next attempt either.
             self._fail(task, failure, math.inf, at, actions)
+        elif task.spec.app.kind == "internal":
+            # What brings a file is done again by the next attempt of the task that needs it.
+            self._fail(task, failure, math.inf, at, actions)
         elif self._ask_retry_cost and isinstance(failure, Exception):
             actions.append(AskRetryCost(task, failure))
         else:

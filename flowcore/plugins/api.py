@@ -34,10 +34,11 @@ from flowcore.errors import (
     SerializationError,
     SSHException,
     StagingError,
+    TransferError,
     UnsupportedResource,
     WorkerLost,
 )
-from flowcore.files import File
+from flowcore.files import File, shown_url
 from flowcore.plugins.channel import Channel
 from flowcore.plugins.cluster import ClusterProvider, local_channel, single_node_launcher
 from flowcore.plugins.component import at_least, close_match, component
@@ -51,7 +52,15 @@ from flowcore.plugins.executor import (
     ExecutorContext,
     FutureExecutor,
 )
-from flowcore.plugins.hookspecs import AttemptEvent, BlockEvent, RunInfo, TaskEvent, hookimpl
+from flowcore.plugins.hookspecs import (
+    AttemptEvent,
+    BlockEvent,
+    NodeEvent,
+    ResourceSample,
+    RunInfo,
+    TaskEvent,
+    hookimpl,
+)
 from flowcore.plugins.identity import function_identity
 from flowcore.plugins.launcher import Launcher
 from flowcore.plugins.memo_hasher import HashPart, MemoHasher
@@ -68,7 +77,8 @@ from flowcore.plugins.scheduler import Completed, JobRequest, QueryUnsupported, 
 from flowcore.plugins.script import RAN_BEFORE, block_script
 from flowcore.plugins.serializer import Serializer
 from flowcore.plugins.site import Site
-from flowcore.plugins.staging import Staging, StagingContext, TaskSubmitter
+from flowcore.plugins.staging import Staging, StagingContext, StagingPlace, TaskSubmitter
+from flowcore.plugins.transfer import CopyingStaging, InTaskStaging, SeparateTaskStaging, fresh, retried
 from flowcore.plugins.version import PLUGIN_API
 
 __all__ = [
@@ -92,6 +102,7 @@ __all__ = [
     "ClusterProvider",
     "Completed",
     "ConfigurationError",
+    "CopyingStaging",
     "DeserializationError",
     "ExecutionProviderException",
     "Executor",
@@ -104,6 +115,7 @@ __all__ = [
     "FlowcoreError",
     "FutureExecutor",
     "HashPart",
+    "InTaskStaging",
     "InterchangeLost",
     "JobRequest",
     "JobState",
@@ -111,10 +123,12 @@ __all__ = [
     "Launcher",
     "ManagerLost",
     "MemoHasher",
+    "NodeEvent",
     "OptionalModuleMissing",
     "Provider",
     "ProviderContext",
     "QueryUnsupported",
+    "ResourceSample",
     "RunInfo",
     "SSHException",
     "ScaleOutFailed",
@@ -122,15 +136,18 @@ __all__ = [
     "SchedulerSilent",
     "SchedulerUnavailable",
     "ScriptPathError",
+    "SeparateTaskStaging",
     "SerializationError",
     "Serializer",
     "Site",
     "Staging",
     "StagingContext",
     "StagingError",
+    "StagingPlace",
     "StatusQuery",
     "TaskEvent",
     "TaskSubmitter",
+    "TransferError",
     "UnsupportedResource",
     "WorkerLost",
     "at_least",
@@ -139,9 +156,12 @@ __all__ = [
     "close_match",
     "component",
     "free_stem",
+    "fresh",
     "function_identity",
     "hookimpl",
     "kill_commands",
     "local_channel",
+    "retried",
+    "shown_url",
     "single_node_launcher",
 ]

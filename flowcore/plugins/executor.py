@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Protocol
 
 import attrs
 
+from flowcore.plugins.hookspecs import NodeEvent, ResourceSample
 from flowcore.plugins.provider import JobStatus, Provider
 from flowcore.plugins.staging import Staging
 
@@ -71,6 +72,10 @@ class ExecutorContext:
             soon, raises nothing, and ignores what it does not wait for any more.
         running: call it with ``(task_id, try_id)`` of attempts that began to run, where that is known. Optional.
         blocks: for a :class:`BlockExecutor`, the control of its blocks; None for others.
+        resource_period_s: seconds between two samples of what attempts use, for executors that can take some; 0: at
+            the start and the end of attempts only; None: nobody wants any.
+        resources: call it with samples, from any thread, behind results that came with them; None: nobody wants any.
+        nodes: call it with what becomes of nodes, likewise; None: nobody listens.
     """
 
     run_id: str
@@ -78,6 +83,9 @@ class ExecutorContext:
     report: Callable[[Sequence[AttemptResult]], None]
     running: Callable[[Sequence[tuple[int, int]]], None]
     blocks: BlockControl | None = None
+    resource_period_s: float | None = None
+    resources: Callable[[Sequence[ResourceSample]], None] | None = None
+    nodes: Callable[[Sequence[NodeEvent]], None] | None = None
 
 
 class Executor(ABC):

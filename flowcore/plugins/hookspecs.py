@@ -77,6 +77,76 @@ class BlockEvent:
     at: float
 
 
+@attrs.frozen
+class ResourceSample:
+    """What an attempt used of its node: the process that runs it, and all that this has started.
+
+    Attributes:
+        task_id, try_id: the attempt.
+        executor: label of its executor.
+        block_id, hostname, worker: where it runs; ``worker`` is the worker's number on its node.
+        at: when this was so, in epoch seconds by the clock of that node.
+        kind: ``begin`` for the first sample of an attempt (soon after it began), ``end`` for one that was taken when its
+            function had ended, ``running`` for those between them. What a process holds is the same moment's; so is
+            what has ended by then not in it.
+        pid: the process that runs the attempt.
+        processes: how many there were, with that one.
+        cpu_user_s, cpu_system_s: processor time in seconds since the attempt began, with that of processes which have
+            ended meanwhile.
+        memory_resident, memory_virtual: bytes, of all these processes together.
+        memory_percent: the first of these, of the node's memory.
+        disk_read, disk_write: bytes from and to storage since the attempt began; 0 where the kernel does not say.
+        status: what the process did, in psutil's words (``running``, ``sleeping``, ``disk-sleep``).
+    """
+
+    task_id: int
+    try_id: int
+    executor: str
+    block_id: str
+    hostname: str
+    worker: int
+    at: float
+    kind: str
+    pid: int
+    processes: int
+    cpu_user_s: float
+    cpu_system_s: float
+    memory_resident: int
+    memory_virtual: int
+    memory_percent: float
+    disk_read: int
+    disk_write: int
+    status: str
+
+
+@attrs.frozen
+class NodeEvent:
+    """The workers of a node came, are still there, or went.
+
+    Attributes:
+        executor: label of their executor.
+        block_id, hostname: which node of which block.
+        manager: id of the process that keeps the workers. One that lost its connection may come again under it.
+        workers: how many there are.
+        cpu_count: hardware threads of the node.
+        total_memory: bytes of the node.
+        python_version: of the workers (``3.12.4``).
+        state: ``connected``; ``alive``, from time to time; ``gone``, once for each ``connected``.
+        at: epoch seconds.
+    """
+
+    executor: str
+    block_id: str
+    hostname: str
+    manager: str
+    workers: int
+    cpu_count: int
+    total_memory: int
+    python_version: str
+    state: str
+    at: float
+
+
 # --- the run
 
 
@@ -150,6 +220,28 @@ def flowcore_channel_command(channel: str, command: str) -> str | None:
 
     Each is given what the one before made of it. Scaling thread.
     """
+
+
+@hookspec(firstresult=True)
+def flowcore_resource_period(executor: str) -> float | None:
+    """Return the seconds between two samples of what attempts on this executor use.
+
+    0 asks for samples at the start and the end of attempts alone, None (from all) for no samples at all. Called once
+    for each executor, when it starts. Loading thread.
+    """
+
+
+@hookspec
+def flowcore_resource_samples(run: RunInfo, samples: Sequence[ResourceSample]) -> None:
+    """Samples were taken, of executors that can take some. Attempts that took a moment have none.
+
+    Called from the thread that takes results in, behind these: be quick. Samples are lost before a result waits.
+    """
+
+
+@hookspec
+def flowcore_node_events(run: RunInfo, events: Sequence[NodeEvent]) -> None:
+    """Workers of nodes came, are still there, or went. As quick, from that thread; at the end, the cleaning thread."""
 
 
 # --- serializers, memo hashers, staging

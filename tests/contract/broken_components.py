@@ -470,6 +470,7 @@ class TestMakesFoldersQuietly(BrokenChannel):
 class BrokenStager(StagingContract):
     cls = NoOpFileStaging
     bound_s = 0.5
+    looks = False
 
     @pytest.fixture
     def stager(self):
@@ -484,12 +485,58 @@ class BrokenStager(StagingContract):
     def target(self, tmp_path):
         return Target(File(str(tmp_path / "out")), (tmp_path / "out").read_bytes)
 
+    @pytest.fixture
+    def same_name(self, tmp_path):
+        (tmp_path / "other").mkdir()
+        (tmp_path / "other/in").write_bytes(b"other content")
+        return Source(File(str(tmp_path / "other/in")), b"other content")
+
 
 @finds("test_says_what_it_can_move")
 class TestTakesEverything(BrokenStager):
     class cls(NoOpFileStaging):
         def can_stage_in(self, file):
             return True
+
+
+@finds("test_is_closed_twice_and_started_again")
+class TestIsClosedOnce(BrokenStager):
+    class cls(NoOpFileStaging):
+        def start(self, place):
+            self.there = True
+
+        def close(self):
+            del self.there
+
+
+@finds("test_files_of_one_name")
+class TestMixesFilesOfOneName(BrokenStager):
+    class cls(NoOpFileStaging):
+        def stage_in(self, context, file, parent):
+            file.local_path = str(Path(context.working_dir, file.filename))
+            Path(context.working_dir).mkdir(exist_ok=True)
+            Path(file.local_path).write_bytes(Path(file.path).read_bytes())
+
+
+@finds("test_a_file_that_is_not_there")
+class TestMakesWhatIsNotThere(BrokenStager):
+    looks = True
+
+    class cls(NoOpFileStaging):
+        def stage_in(self, context, file, parent):
+            Path(file.path).touch()
+
+    @pytest.fixture
+    def missing(self, tmp_path):
+        return File(str(tmp_path / "nothing"))
+
+
+@finds("test_brings_a_file")
+class TestCannotBeSent(BrokenStager):
+    class cls(NoOpFileStaging):
+        def replace_task(self, context, file, function):
+            lock = threading.Lock()
+            return lambda *args, **kwargs: function(*args, **kwargs) if lock else None
 
 
 @finds("test_task_keeps_its_arguments_value_and_exception")

@@ -18,11 +18,17 @@ from flowcore.files import File
 from flowcore.plugins import registry
 from flowcore.plugins.api import (
     Attempt,
+    CopyingStaging,
     FutureExecutor,
+    InTaskStaging,
     Launcher,
+    SeparateTaskStaging,
     Staging,
     StagingContext,
+    StagingError,
+    TransferError,
     UnsupportedResource,
+    fresh,
 )
 from flowcore.testing import (
     ChannelContract,
@@ -233,6 +239,8 @@ class TestLocalChannel(ChannelContract):
 
 
 class TestNoOpFileStaging(StagingContract):
+    looks = False
+
     @pytest.fixture
     def stager(self) -> Any:
         return registry.get("staging", "noop")()
@@ -244,13 +252,20 @@ class TestNoOpFileStaging(StagingContract):
         return Source(File(str(path) if request.param == "path" else f"file://{path}"), b"con\0tent")
 
     @pytest.fixture
+    def same_name(self, tmp_path: Path) -> Source:
+        (tmp_path / "other").mkdir()
+        path = tmp_path / "other" / "in put.txt"
+        path.write_bytes(b"other")
+        return Source(File(path), b"other")
+
+    @pytest.fixture
     def target(self, tmp_path: Path) -> Target:
         path = tmp_path / "out.txt"
         return Target(File(str(path)), path.read_bytes)
 
 
 @attrs.define
-class CopyingStager(Staging):
+class OwnWayStager(Staging):
     """Copies ``copy:/path`` URLs, as a task of its own on the way in, inside the app's task on the way out."""
 
     def can_stage_in(self, file: File) -> bool:
@@ -260,19 +275,22 @@ class CopyingStager(Staging):
         return file.scheme == "copy"
 
     def stage_in(self, context: StagingContext, file: File, parent: Future[Any] | None) -> Future[Any]:
+        assert context.working_dir is not None
+        file.local_path = context.local_path(file, context.working_dir)
+
         def copy() -> File:
-            assert context.working_dir is not None
-            Path(context.working_dir).mkdir(exist_ok=True)
-            file.local_path = f"{context.working_dir}/{file.filename}"
-            Path(file.local_path).write_bytes(Path(file.path).read_bytes())
+            if not Path(file.path).exists():
+                raise StagingError(f"there is no {file.url}")
+            Path(file.filepath).parent.mkdir(parents=True, exist_ok=True)
+            Path(file.filepath).write_bytes(Path(file.path).read_bytes())
             return file
 
         return context.submit(copy, (), None)
 
     def stage_out(self, context: StagingContext, file: File, app_future: Future[Any]) -> None:
         assert context.working_dir is not None
-        Path(context.working_dir).mkdir(exist_ok=True)
-        file.local_path = f"{context.working_dir}/{file.filename}"
+        file.local_path = context.local_path(file, context.working_dir)
+        Path(file.filepath).parent.mkdir(parents=True, exist_ok=True)
 
     def replace_task_stage_out(self, context: StagingContext, file: File, function: Any) -> Any:
         def and_copy(*args: Any, **kwargs: Any) -> Any:
@@ -283,12 +301,12 @@ class CopyingStager(Staging):
         return and_copy
 
 
-class TestCopyingStager(StagingContract):
+class TestOwnWayStager(StagingContract):
     """The suite itself, with a stager that does something."""
 
     @pytest.fixture
-    def stager(self) -> CopyingStager:
-        return CopyingStager()
+    def stager(self) -> Staging:
+        return OwnWayStager()
 
     @pytest.fixture
     def source(self, tmp_path: Path) -> Source:
@@ -296,8 +314,61 @@ class TestCopyingStager(StagingContract):
         return Source(File(f"copy:{tmp_path}/in.txt"), b"content")
 
     @pytest.fixture
+    def same_name(self, tmp_path: Path) -> Source:
+        (tmp_path / "other").mkdir()
+        (tmp_path / "other/in.txt").write_bytes(b"other content")
+        return Source(File(f"copy:{tmp_path}/other/in.txt"), b"other content")
+
+    @pytest.fixture
+    def missing(self, tmp_path: Path) -> File:
+        return File(f"copy:{tmp_path}/nothing.txt")
+
+    @pytest.fixture
     def target(self, tmp_path: Path) -> Target:
         return Target(File(f"copy:{tmp_path}/out.txt"), (tmp_path / "out.txt").read_bytes)
+
+
+class Copies(CopyingStaging):
+    """Copies ``copy:/path`` URLs by the base classes that plugins use."""
+
+    schemes = frozenset({"copy"})
+
+    def fetch(self, file: File, path: Path) -> None:
+        try:
+            with fresh(path) as new:
+                new.write_bytes(Path(file.path).read_bytes())
+        except OSError as error:
+            raise TransferError("fetch", file.url, str(error.strerror)) from error
+
+    def push(self, file: File, path: Path) -> None:
+        with fresh(Path(file.path)) as new:
+            new.write_bytes(path.read_bytes())
+
+
+class CopiesInTask(Copies, InTaskStaging):
+    """Inside the task."""
+
+
+class CopiesInSeparateTasks(Copies, SeparateTaskStaging):
+    """In tasks of its own."""
+
+
+class TestInTaskStaging(TestOwnWayStager):
+    @pytest.fixture
+    def stager(self) -> Staging:
+        return CopiesInTask()
+
+
+class TestSeparateTaskStaging(TestOwnWayStager):
+    stages_out = False
+
+    @pytest.fixture
+    def stager(self) -> Staging:
+        return CopiesInSeparateTasks()
+
+    @pytest.fixture
+    def target(self) -> Target:
+        pytest.skip("this stager takes no files away")
 
 
 class TestPickleSerializer(SerializerContract):
@@ -381,13 +452,10 @@ def test_all_kinds_have_built_in_components_and_a_suite() -> None:
 
 
 def test_every_built_in_component_is_tested_here() -> None:
-    tested = {
-        name
-        for case in list(globals().values())
-        if isinstance(case, type) and case.__name__.startswith("Test")
-        for name in (case.__name__.removeprefix("Test"),)
-    }
+    modules = "".join(path.read_text(encoding="utf-8") for path in Path(__file__).parent.glob("test_*.py"))
     shown = {"ThreadPoolExecutor": "Threads"}
     for plugin in INSTALLED:
         if plugin.distribution == registry.CORE:
-            assert shown.get(plugin.class_name, plugin.class_name) in tested, plugin
+            suite = f"class Test{shown.get(plugin.class_name, plugin.class_name)}("
+            made = (f'registry.get("{plugin.kind}", "{plugin.name}")', f"return {plugin.class_name}(")
+            assert any(text in modules for text in (suite, *made)), plugin

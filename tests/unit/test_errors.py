@@ -46,6 +46,7 @@ SAMPLES = [
     errors.FileExists(None, "h", "/f"),
     errors.FileExists(OSError("x"), "h"),
     errors.DependencyCycle(3, ["task 3 (app 'a')", "task 5 (app 'b')"]),
+    errors.TransferError("fetch", "https://h/a", "status 503", True, 2.0),
 ]
 
 

@@ -511,10 +511,7 @@ ELSEWHERE = [
     ("provider", "KubernetesProvider", "flowcore-provider-kubernetes"),
     ("channel", "SSHChannel", "flowcore-channel-ssh"),
     ("channel", "SSHInteractiveLoginChannel", "flowcore-channel-ssh"),
-    ("staging", "HTTPSeparateTaskStaging", "flowcore-staging-http"),
-    ("staging", "FTPSeparateTaskStaging", "flowcore-staging-ftp"),
     ("staging", "GlobusStaging", "flowcore-staging-globus"),
-    ("staging", "RSyncStaging", "flowcore-staging-rsync"),
 ]
 
 

@@ -195,7 +195,7 @@ def test_what_the_core_and_its_own_plugins_have_is_there(get: Callable[[str], ob
         ("parsl.channels", "OAuthSSHChannel", "flowcore-channel-ssh"),
         ("parsl.executors", "FluxExecutor", "flowcore-executor-flux"),
         ("parsl.executors.taskvine", "TaskVineManagerConfig", "flowcore-executor-taskvine"),
-        ("parsl.data_provider.rsync", "RSyncStaging", "flowcore-staging-rsync"),
+        ("parsl.data_provider.globus", "GlobusStaging", "flowcore-staging-globus"),
         ("parsl.monitoring", "MonitoringHub", "flowcore-monitoring-sqlite"),
     ],
 )

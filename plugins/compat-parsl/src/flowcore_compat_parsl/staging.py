@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from concurrent.futures import Future
 from typing import Any
 
-from flowcore.errors import PluginNotFound
-from flowcore.files import File
-from flowcore.futures import DataFuture
+from flowcore import staging
 from flowcore.kernel.kernel import Kernel
-from flowcore.plugins import api, registry
+from flowcore.plugins import api
 
 _METHODS = ("stage_in", "stage_out", "replace_task", "replace_task_stage_out")
 
@@ -76,7 +73,7 @@ def _run_behind(context: api.StagingContext) -> Any:
 
 
 class DataManager:
-    """Finds the stagers of files, and calls them.
+    """Finds the stagers of files, and calls them: the data manager of a run, which Parsl's programs make themselves.
 
     Args:
         dfk: the run; None for the loaded one.
@@ -89,60 +86,13 @@ class DataManager:
             dfk = kernel.dfk()
         self.dfk = dfk
 
-    def stage_in(self, file: Any, input: Any, executor: str) -> Any:
-        """Begin to bring a file to an executor.
-
-        Args:
-            file: the File, or a DataFuture that has one.
-            input: what the task was given.
-            executor: label of the executor.
-
-        Returns:
-            The stager's future, or the File as the stager made it; ``input`` if there is no file to bring.
-        """
-        parent = input if isinstance(input, DataFuture) else None
-        if isinstance(file, DataFuture):
-            file = file.file_obj
-        if not isinstance(file, File):
-            return input
-        file = file.cleancopy()
-        future = self._stager(file, executor, "in").stage_in(self._context(executor), file, parent)
-        return file if future is None else future
-
-    def optionally_stage_in(self, input: Any, func: Callable[..., Any], executor: str) -> tuple[Any, Any]:
-        """Begin to bring what may be a file; return it as the task gets it, and the function to run."""
-        if not isinstance(input, File | DataFuture):
-            return input, func
-        file = input.file_obj if isinstance(input, DataFuture) else input
-        return self.stage_in(file, input, executor), self.replace_task(file, func, executor)
-
-    def replace_task(self, file: File, func: Callable[..., Any], executor: str) -> Callable[..., Any]:
-        """Return the function to run so that the file is brought first."""
-        return self._stager(file, executor, "in").replace_task(self._context(executor), file, func) or func
-
-    def replace_task_stage_out(self, file: File, func: Callable[..., Any], executor: str) -> Callable[..., Any]:
-        """Return the function to run so that the file is taken afterwards."""
-        return self._stager(file, executor, "out").replace_task_stage_out(self._context(executor), file, func) or func
-
-    def stage_out(self, file: File, executor: str, app_fu: Future[Any]) -> Future[Any] | None:
-        """Arrange for a file to be taken once ``app_fu`` is done; return what to wait for, or None."""
-        return self._stager(file, executor, "out").stage_out(self._context(executor), file, app_fu)
-
-    def _stager(self, file: File, executor: str, direction: str) -> api.Staging:
-        found: api.Staging = self.dfk.kernel.staging.stager_for(file, self.dfk.executors[executor], direction)
-        return found
-
-    def _context(self, executor: str) -> api.StagingContext:
-        working_dir = self.dfk.executors[executor].working_dir
-        return api.StagingContext(executor, working_dir, self.dfk.kernel.run_internal)
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self.dfk.data_manager, name)
 
 
 def default_staging() -> list[api.Staging]:
-    """Return the stagers that Parsl has by default, as far as they are installed: files, FTP and HTTP."""
-    found = []
-    for name in ("NoOpFileStaging", "FTPSeparateTaskStaging", "HTTPSeparateTaskStaging"):
-        try:
-            found.append(registry.load(registry.find_class("staging", name))())
-        except PluginNotFound:  # a file that needs it says so
-            continue
+    """Return the stagers that Parsl has by default: files, FTP and HTTP."""
+    found: list[api.Staging] = staging.default_staging
     return found

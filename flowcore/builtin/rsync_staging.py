@@ -1,0 +1,463 @@
+"""The stager of files that the program ``rsync`` copies: over ssh, or from and to rsync daemons.
+
+Rule of this module: a file's name is data. It is never read as an option, a pattern or a piece of a command line, on
+either side: what rsync is to copy stands in a list that it reads (``--files-from``), not among its arguments. For in
+those the other side expands ``*``, ``?`` and ``[``, also where it is to write: a copy to ``st*r`` would overwrite a
+file ``star`` that is there.
+
+And rsync never asks: it has no terminal, its input is that list, and passwords come by the environment.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import Future
+from pathlib import Path, PurePosixPath
+from typing import Any, ClassVar
+from urllib.parse import unquote, urlsplit
+
+import attrs
+
+from flowcore.plugins.api import (
+    ConfigurationError,
+    File,
+    InTaskStaging,
+    StagingContext,
+    TransferError,
+    at_least,
+    component,
+    retried,
+    shown_url,
+)
+
+#: What the codes mean that rsync ends with: rsync(1), EXIT VALUES.
+MEANINGS = {
+    1: "syntax or usage error",
+    2: "protocol incompatibility",
+    3: "errors selecting files or folders",
+    4: "requested action not supported",
+    5: "the daemon refused to begin",
+    6: "the daemon cannot write its log",
+    10: "error in socket I/O",
+    11: "error in file I/O",
+    12: "error in the protocol's data stream",
+    13: "error with program diagnostics",
+    14: "error in IPC code",
+    15: "a sibling process crashed",
+    16: "a sibling process was killed",
+    19: "ended by SIGUSR1",
+    20: "ended by SIGINT, SIGTERM or SIGHUP",
+    21: "waiting for a process failed",
+    22: "no memory",
+    23: "partial transfer due to error",
+    24: "partial transfer: a source file vanished",
+    25: "the limit of deletions stopped it",
+    30: "silence for too long",
+    35: "the daemon could not be reached in time",
+    124: "the command on the other side failed",
+    125: "the command on the other side was killed",
+    126: "the command on the other side cannot be run",
+    127: "no such command on the other side",
+    255: "ssh failed",
+}
+#: Codes after which the same command fails again.
+_LASTING = frozenset({1, 2, 3, 4, 6, 25, 124, 126, 127})
+#: What rsync, ssh or a daemon says where the same command fails again, and what to do about it.
+_KNOWN = tuple(
+    (re.compile(said), hint)
+    for said, hint in (
+        (r"Host key verification failed", "Have that host's key in known_hosts where tasks run (see worker_init)"),
+        (
+            r"Permission denied \((?!\d)",
+            "Have a key that is accepted there where tasks run, or name one in ssh_command",
+        ),
+        (r"auth failed on module", "User and password go into the URL, or the password into $RSYNC_PASSWORD"),
+        (r"Unknown module", "The first part of the path is the name of a module in the daemon's rsyncd.conf"),
+        (r"module is read only", "Its rsyncd.conf has to say `read only = no`"),
+        (r"rsync: (?:command )?not found", "Install rsync on that host"),
+        (r"No space left on device|Disk quota exceeded|File too large", ""),
+        (r"No such file or directory|[Nn]ot a directory|[Ii]s a directory|File name too long", ""),
+        (r"Too many levels of symbolic links", "Some daemons follow no links to folders: name the folder itself"),
+        (r"Permission denied|Operation not permitted|Read-only file system", ""),
+        (r"Name or service not known|No address associated with hostname", ""),
+        (r"unknown option", ""),
+    )
+)
+#: How a version of rsync before 3.2.3, on either side, says that it makes no folders.
+_NO_MKPATH = "--mkpath: unknown option"
+#: Characters by which rsync takes an argument for a pattern.
+_PATTERN = re.compile(r"[*?\[\\]")
+#: Lines of rsync's stderr that an error shows, and such as say nothing that others do not.
+_LINES = 5
+_NOISE = re.compile(r"default_perms_for_dir|Connection reset by peer|Broken pipe|connection unexpectedly closed")
+
+
+def _check_hostname(instance: Any, attribute: attrs.Attribute[Any], value: str | None) -> None:
+    if value is None:
+        return
+    shown = f"RSyncStaging(hostname={shown_url(value)!r})"
+    if value.startswith("-") or not re.fullmatch(r"[^\s\0]+", value):
+        raise ConfigurationError(f"{shown}: expected user@host, host::module or rsync://host/module")
+    host, daemon, module = _plain(value).partition("::")
+    if value.startswith("rsync://"):
+        try:
+            path = _login(value)[1]
+        except ValueError as error:
+            raise ConfigurationError(f"{shown}: {error}") from None
+        if not path.strip("/"):
+            raise ConfigurationError(f"{shown}: no module after the host, expected rsync://host/module")
+    elif daemon and not (host and module.strip("/")):
+        raise ConfigurationError(f"{shown}: expected a host, :: and a module, as in host::module")
+    elif not daemon and (":" in host or "/" in host):
+        raise ConfigurationError(
+            f"{shown}: expected user@host, host::module or rsync://host/module. A port of ssh goes into ssh_command, "
+            "as in 'ssh -p 2222 -o BatchMode=yes'"
+        )
+
+
+def _plain(hostname: str) -> str:
+    """Return it without the colons of an address in brackets."""
+    return re.sub(r"\[[^\]]*\]", "address", hostname)
+
+
+@component
+class RSyncStaging(InTaskStaging):
+    """Copies files with rsync, which runs where tasks run; on a cluster or in a cloud that sees no file of this side.
+
+    Paths and ``file:`` URLs are those of the host that is named here: of the one where the program runs, usually. It
+    must have rsync, and an ssh server that lets in, without a question, who comes from where tasks run; or an rsync
+    daemon. URLs ``rsync://[user[:password]@]host[:port]/module/path`` are those of rsync daemons anywhere; characters
+    that mean something in URLs are written in them as in others (``%3F`` for ``?``, ``%25`` for ``%``).
+
+    A daemon whose rsyncd.conf says ``socket options = TCP_NODELAY`` takes 40 ms less for each file.
+
+    What was brought of a file before the connection broke is not brought again. The other side has the whole new file
+    or the one before it; the folders that it is in are made. A link to a file is followed; a folder is refused.
+
+    ssh on the worker has to know the other host's key (``known_hosts``) and to have a key that is accepted there.
+    ``worker_init`` of the provider is where to put both.
+
+    Args:
+        hostname: what to put before paths: ``user@host`` for ssh, ``host::module`` or
+            ``rsync://[user[:password]@]host[:port]/module`` for a daemon, whose module then has these paths below its
+            own. None: only files of the scheme ``rsync`` are copied.
+        rsync_options: further options of rsync, such as ``["--compress", "--bwlimit=10m"]``.
+        ssh_command: what to call for ssh, with its options, separated by spaces. It has no terminal to ask anything.
+        timeout_s: seconds of silence after which a connection counts as broken; 1 or more.
+        attempts: how often at most to try what may pass.
+
+    Raises:
+        ConfigurationError: an option cannot be.
+    """
+
+    schemes: ClassVar[frozenset[str]] = frozenset({"rsync"})
+
+    hostname: str | None = attrs.field(
+        default=None, validator=_check_hostname, repr=lambda value: repr(value and shown_url(value))
+    )
+    rsync_options: list[str] = attrs.field(factory=list)
+    ssh_command: str = "ssh -o BatchMode=yes -o ConnectTimeout=30"
+    timeout_s: float = attrs.field(default=60.0, validator=at_least(1))
+    attempts: int = attrs.field(default=3, validator=at_least(1))
+
+    def can_stage_in(self, file: File) -> bool:
+        """Return whether the scheme is ``rsync``; with a ``hostname``, also ``file``."""
+        return file.scheme == "rsync" or (self.hostname is not None and file.scheme == "file")
+
+    def can_stage_out(self, file: File) -> bool:
+        """Return whether the scheme is ``rsync``; with a ``hostname``, also ``file``."""
+        return self.can_stage_in(file)
+
+    def stage_in(self, context: StagingContext, file: File, parent: Future[Any] | None) -> None:
+        """Make a relative path absolute, and say where the file will be.
+
+        Raises:
+            TransferError: the URL names no file.
+        """
+        self._settle(file, "fetch")
+        super().stage_in(context, file, parent)
+
+    def stage_out(self, context: StagingContext, file: File, app_future: Future[Any]) -> None:
+        """Make a relative path absolute, and say where the file has to be made.
+
+        Raises:
+            TransferError: the URL names no file.
+        """
+        self._settle(file, "push")
+        super().stage_out(context, file, app_future)
+
+    def _settle(self, file: File, action: str) -> None:
+        if file.scheme == "file":
+            # Of this side, not of where rsync will run.
+            file.path = os.path.abspath(file.path) + "/" * file.path.endswith("/")  # noqa: PTH100 - not resolved
+        self._place(file, action)
+
+    def fetch(self, file: File, path: Path) -> None:
+        """Bring a file.
+
+        Raises:
+            TransferError: rsync could not; says why, in rsync's words too.
+        """
+        place = self._place(file, "fetch")
+        with _scratch(path, file, "fetch") as scratch:
+            got = scratch / "got"
+            options = ["--no-relative", f"--partial-dir={scratch / 'partial'}"]
+
+            def attempt() -> None:
+                shutil.rmtree(got, ignore_errors=True)  # rsync leaves something there if it is killed
+                got.mkdir()
+                self._run("fetch", file, place, [*options, place.argument(), f"{got}/"], place.path)
+                found = list(got.iterdir())
+                if len(found) != 1 or not found[0].is_file():
+                    raise TransferError(
+                        "fetch", file.url, "it is a folder, or a device; only files can be staged", passing=False
+                    )
+                found[0].replace(path)
+
+            retried(attempt, self.attempts)
+
+    def push(self, file: File, path: Path) -> None:
+        """Take a file away, and make the folders that it is to be in.
+
+        Raises:
+            TransferError: rsync could not; says why, in rsync's words too.
+        """
+        place = self._place(file, "push")
+        # The folder stands among the arguments as far as it cannot be taken for a pattern.
+        parts = PurePosixPath(place.path).parent.parts
+        plain = next((i for i, part in enumerate(parts) if _PATTERN.search(part)), len(parts))
+        folder = "/".join(parts[:plain])
+        makes_folders = True
+        with _scratch(path, file, "push") as scratch:
+            (scratch / place.path).parent.mkdir(parents=True, exist_ok=True)
+            (scratch / place.path).symlink_to(path.absolute())
+
+            def attempt() -> None:
+                # Size and time may be those of what is there, and the content another.
+                options = ["--relative", "--no-implied-dirs", "--ignore-times"]
+                if makes_folders:
+                    here, there, name = scratch / folder, place.argument(folder), place.path[len(folder) :]
+                    options.append("--mkpath")
+                else:
+                    here, there, name = scratch, place.argument(), place.path
+                self._run("push", file, place, [*options, f"{here}/", there], name.lstrip("/"))
+
+            try:
+                retried(attempt, self.attempts)
+            except TransferError as error:
+                if _NO_MKPATH not in error.reason:
+                    raise
+                # Older versions make the folders that the list names, but refuse more links among them.
+                makes_folders = False
+                retried(attempt, self.attempts)
+
+    def _place(self, file: File, action: str) -> _Place:
+        try:
+            if file.scheme == "rsync":
+                place = _Place.of_url(file.url)
+            else:
+                assert self.hostname is not None
+                path = file.path if file.path.startswith("/") else os.path.abspath(file.path)  # noqa: PTH100
+                place = _Place.of_prefix(self.hostname, path)
+        except ValueError as error:
+            raise TransferError(action, file.url, str(error), passing=False) from None
+        return place
+
+    def _run(self, action: str, file: File, place: _Place, arguments: list[str], name: str) -> None:
+        """Run rsync once.
+
+        Args:
+            action: ``fetch`` or ``push``.
+            file: for what is said.
+            place: at the other side.
+            arguments: the further options, source and target.
+            name: of the file, from the source's folder on.
+
+        Raises:
+            TransferError: it did not end well.
+        """
+        silence_s = math.ceil(self.timeout_s)
+        if place.daemon:
+            # Without the second, small messages wait 40 ms for the answer to the one before.
+            connection = [f"--contimeout={silence_s}", "--sockopts=TCP_NODELAY"]
+        else:
+            connection = [f"--rsh={self.ssh_command}"]
+        command = [
+            *("rsync", "--files-from=-", "--from0", "--protect-args", "--copy-links", "--8-bit-output", "--quiet"),
+            f"--timeout={silence_s}",
+            *connection,
+            *self.rsync_options,
+            *arguments,
+        ]
+        environment = {**os.environ, "LC_ALL": "C", "SSH_ASKPASS_REQUIRE": "never"}
+        # With none, it would ask for it where it finds a terminal.
+        environment["RSYNC_PASSWORD"] = place.password or os.environ.get("RSYNC_PASSWORD", "")
+        try:
+            # Not to begin with "#" or ";": that is a comment.
+            code, said = _ended(command, os.fsencode(f"./{name}") + b"\0", environment)
+        except FileNotFoundError:
+            raise TransferError(
+                action,
+                file.url,
+                f"there is no program rsync on {socket.gethostname()}, where the task runs (PATH: "
+                f"{os.environ.get('PATH', '')}). Install it there, as by `apt-get install rsync`, or have worker_init "
+                "put its folder on the PATH",
+                passing=False,
+            ) from None
+        except OSError as error:
+            reason = f"rsync cannot be run on {socket.gethostname()}: {error.strerror}"
+            raise TransferError(action, file.url, reason) from error
+        if code == 0:
+            return
+        if place.password:
+            said = said.replace(place.password, "...")
+        raise _failure(action, file, place, code, said)
+
+
+@attrs.frozen
+class _Place:
+    """A file at the other side.
+
+    Attributes:
+        prefix: what stands before the path among rsync's arguments: ``user@host:`` or ``rsync://host/module``.
+        path: the path without a ``/`` at its beginning.
+        daemon: whether it is a daemon's.
+        password: for the daemon.
+    """
+
+    prefix: str
+    path: str
+    daemon: bool
+    password: str | None = attrs.field(default=None, repr=False)
+
+    def argument(self, folder: str = "") -> str:
+        """Return a folder as an argument of rsync."""
+        return f"{self.prefix}/{folder}/" if folder else f"{self.prefix}/"
+
+    @classmethod
+    def of_prefix(cls, hostname: str, path: str) -> _Place:
+        """Return the place of an absolute path below what an option names.
+
+        Raises:
+            ValueError: it names no file.
+        """
+        path = _checked(path)
+        if hostname.startswith("rsync://"):
+            head, module, password = _login(hostname)
+            return cls(head + module.rstrip("/"), path, True, password)
+        if "::" in _plain(hostname):
+            return cls(hostname.rstrip("/"), path, True)
+        return cls(f"{hostname}:", path, False)
+
+    @classmethod
+    def of_url(cls, url: str) -> _Place:
+        """Return the place of an ``rsync:`` URL.
+
+        Raises:
+            ValueError: it names no file.
+        """
+        head, path, password = _login(url)
+        module, _, path = path.lstrip("/").partition("/")
+        return cls(f"{head}/{module}", _checked(path), True, password)
+
+
+def _checked(path: str) -> str:
+    """Return a path without a ``/`` at its beginning.
+
+    Raises:
+        ValueError: it is not that of a file.
+    """
+    if "\0" in path or ".." in path.split("/"):
+        raise ValueError("the path has neither a part '..' nor the character NUL")
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    if not parts or path.endswith("/"):
+        raise ValueError("it names a folder, or nothing; only files can be staged")
+    return "/".join(parts)
+
+
+def _login(url: str) -> tuple[str, str, str | None]:
+    """Return of an ``rsync:`` URL: what comes before the path, without the password; the path; the password.
+
+    Raises:
+        ValueError: it is no such URL.
+    """
+    expected = "expected rsync://[user@]host[:port]/module/path"
+    if "?" in url or "#" in url:
+        raise ValueError("in an rsync: URL, ? is written as %3F, and # as %23")
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+    except ValueError as error:
+        raise ValueError(f"{error}; {expected}") from None
+    if not host or host.startswith("-"):
+        raise ValueError(f"it names no host; {expected}")
+    server = f"[{host}]" if ":" in host else host
+    if parts.username:
+        server = f"{unquote(parts.username)}@{server}"
+    if port is not None:
+        server = f"{server}:{port}"
+    password = unquote(parts.password) if parts.password is not None else None
+    return f"rsync://{server}", unquote(parts.path, errors="surrogateescape"), password
+
+
+@contextlib.contextmanager
+def _scratch(path: Path, file: File, action: str) -> Iterator[Path]:
+    """Make a folder beside a path, on the same file system, and remove it."""
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=".rsync-", dir=path.parent.absolute()))
+    except OSError as error:
+        raise TransferError(
+            action, file.url, f"{error.strerror}, on {socket.gethostname()}: {error.filename}", passing=False
+        ) from error
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _ended(command: list[str], said: bytes, environment: dict[str, str]) -> tuple[int, str]:
+    """Run a command without a terminal; return its exit code, and what it wrote to stderr.
+
+    Raises:
+        FileNotFoundError: there is no such program.
+    """
+    # In a session of its own: without a terminal where somebody could be asked, and with all that it starts.
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env=environment,
+        start_new_session=True,
+    ) as process:
+        try:
+            _, heard = process.communicate(said)
+        finally:
+            if process.returncode != 0:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(process.pid, signal.SIGKILL)
+    return process.returncode, heard.decode(errors="replace")
+
+
+def _failure(action: str, file: File, place: _Place, code: int, said: str) -> TransferError:
+    """Return the error for how rsync ended."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    end = f"ended with {code} ({MEANINGS.get(code, 'not known')})" if code >= 0 else f"was killed by signal {-code}"
+    # What the first of these says has been said; the second is what is left, or there is nothing better.
+    lines = [line for line in lines if not line.startswith("rsync error:")] or lines
+    lines = [line for line in lines if not _NOISE.search(line)] or lines
+    hint = next((hint for pattern, hint in _KNOWN if pattern.search(said)), None)
+    told = "\n  ".join(lines[-_LINES:])
+    reason = f"rsync on {socket.gethostname()}, with {place.prefix.rstrip(':')}, {end}{f': {told}' if told else ''}"
+    if hint:
+        reason = f"{reason}\n{hint}"
+    return TransferError(action, file.url, reason, passing=hint is None and code not in _LASTING)
