@@ -8,11 +8,11 @@ from __future__ import annotations
 import logging
 import operator
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, InvalidStateError
 from typing import Any, Generic, Protocol, TypeVar, cast
 
-from flowcore.files import File
+from flowcore.files import File, shown_url
 
 R = TypeVar("R")
 logger = logging.getLogger(__name__)
@@ -235,6 +235,12 @@ class AppFuture(KernelFuture[R]):
         """Where the standard error of the app goes; see :attr:`stdout`."""
         return self._stderr
 
+    def _files(self) -> Sequence[DataFuture]:
+        """Return the futures of all files that the task makes, streams that are Files among them. For the kernel."""
+        if self._outputs is None and self._stdout is None and self._stderr is None:
+            return ()
+        return [f for f in (*(self._outputs or ()), self._stdout, self._stderr) if isinstance(f, DataFuture)]
+
     def task_status(self) -> str:
         """Return the name of the task's state, one of :class:`flowcore.kernel.states.States`."""
         return self._final_status or self._owner.task_status(self._tid)
@@ -317,4 +323,4 @@ class DataFuture(KernelFuture[File]):
 
     def __repr__(self) -> str:
         state = "done" if self.done() else "waiting"
-        return f"<DataFuture {self.file_obj.url} of task {self._tid}: {state}>"
+        return f"<DataFuture {shown_url(self.file_obj.url)} of task {self._tid}: {state}>"

@@ -2,7 +2,9 @@
 
 ``default_staging`` is what executors have that say nothing of ``storage_access``: a list, to which one adds::
 
-    HighThroughputExecutor(storage_access=default_staging + [RSyncStaging("me@host")])
+    HighThroughputExecutor(storage_access=[RSyncStaging("me@host"), *default_staging])
+
+The first that can bring a file does: whoever is to have ``file:`` URLs and paths stands before ``NoOpFileStaging``.
 """
 
 from typing import Any

@@ -24,7 +24,16 @@ from typing import Any
 
 import attrs
 
-from flowcore.plugins.api import CopyingStaging, File, StagingError, StagingPlace, component, fresh, shown_url
+from flowcore.plugins.api import (
+    CopyingStaging,
+    File,
+    StagingError,
+    StagingPlace,
+    component,
+    expanded,
+    fresh,
+    shown_url,
+)
 
 #: What a server said of a file, by which it can be asked whether that has changed; of the protocol's own shape.
 Validators = Mapping[str, str]
@@ -38,7 +47,8 @@ class CachingStaging(CopyingStaging):
     """Fetches files by :meth:`download`, through the node's cache if ``cache`` says so.
 
     Args:
-        cache: whether files are kept on the node, for other tasks and later runs; or the folder where.
+        cache: whether files are kept on the node, for other tasks and later runs; or the folder where, which may hold
+            variables of the environment there.
         cache_max_bytes: size of all kept files together, above which those go that were not used for longest.
     """
 
@@ -73,7 +83,7 @@ class CachingStaging(CopyingStaging):
         if self.cache is False:
             self.download(file, path, None)
             return
-        folder = None if self.cache is True else Path(self.cache).expanduser()
+        folder = None if self.cache is True else Path(expanded(self.cache))
         cache = FileCache(folder, self._run, self.cache_max_bytes)
         cache.bring(file.url, path, lambda new, known: self.download(file, new, known))
 

@@ -18,12 +18,12 @@ import re
 import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO
 from urllib.parse import unquote_to_bytes, urlsplit
 
 import attrs
 
 from flowcore.builtin.file_cache import Validators
+from flowcore.builtin.incoming import Incoming
 from flowcore.plugins.api import TransferError, fresh, retried
 
 #: Bytes that are read and written at a time.
@@ -109,14 +109,14 @@ class _Download:
     """One file on its way: what has come of it is kept between attempts."""
 
     def __init__(self, url: str, path: Path, known: Validators | None, timeout_s: float) -> None:
-        self._url = url
         self._path = path
+        self._file = Incoming(url, path)
         self._known = known
         self._timeout_s = timeout_s
         try:
             self._address = Address.of(url)
         except ValueError as error:
-            raise self._failed(str(error), passing=False) from None
+            raise self._file.failed(str(error), passing=False) from None
         #: Of the file of which a part has come.
         self._validators: Validators = {}
         #: Whether the server does what it says about REST.
@@ -156,31 +156,28 @@ class _Download:
         except ftplib.Error as error:
             raise self._refused(error) from error
         except EOFError as error:
-            raise self._failed("the server closed the connection") from error
+            raise self._file.failed("the server closed the connection") from error
         except OSError as error:
-            raise self._failed(self._broken(error)) from error
+            raise self._file.failed(self._broken(error)) from error
         finally:
             ftp.close()
 
     def _take(self, ftp: ftplib.FTP, have: int, size: int | None) -> None:
         """Write what the server sends behind the first ``have`` bytes."""
         data, have = self._transfer(ftp, have)
-        with data, self._opened("r+b" if have else "wb") as file:
-            file.seek(have)
-            file.truncate()
-            got = self._copy(data, file, have, size)
+        with data, self._file.open(have):
+            self._copy(data, size)
         try:
             ftp.voidresp()
         except (OSError, EOFError) as error:
             # The last word may be lost, of a connection that was idle while the file came.
-            if got != size:
-                raise self._failed(self._cut(got, size)) from error
+            if self._file.size != size:
+                raise self._file.cut(size) from error
         except ftplib.error_temp as error:
-            raise self._failed(f"{self._cut(got, size)}: {_words(error)}") from error
-        if size is not None and got != size:
-            # If it was told to begin later, it may have begun anywhere.
-            self._restarts = not have
-            raise self._failed(f"the server announced {size:,} bytes and sent {got:,}")
+            raise self._file.cut(size, f"cut off ({_words(error)})") from error
+        if have and self._file.size != size:
+            self._restarts = False  # it was told to begin later, and may have begun anywhere
+        self._file.check(size)
 
     def _transfer(self, ftp: ftplib.FTP, have: int) -> tuple[socket.socket, int]:
         """Begin the transfer; return where it comes from, and at which byte it begins."""
@@ -193,36 +190,21 @@ class _Download:
                 self._restarts = False
         return ftp.transfercmd(command), 0
 
-    def _copy(self, data: socket.socket, file: IO[bytes], have: int, size: int | None) -> int:
-        """Write all that comes; return how long the file is then."""
+    def _copy(self, data: socket.socket, size: int | None) -> None:
+        """Write all that comes."""
         buffer = memoryview(bytearray(CHUNK_BYTES))
         while True:
             try:
                 count = data.recv_into(buffer)
+            except TimeoutError as error:
+                raise self._file.cut(size, self._broken(error)) from error
             except OSError as error:
-                raise self._failed(self._cut(have, size, error)) from error
+                raise self._file.cut(size) from error
             if not count:
-                return have
-            try:
-                file.write(buffer[:count])
-            except OSError as error:
-                raise self._unwritable(error) from error
-            have += count
-
-    def _opened(self, mode: str) -> IO[bytes]:
-        try:
-            return self._path.open(mode, buffering=0)
-        except OSError as error:
-            raise self._unwritable(error) from error
+                return
+            self._file.write(buffer[:count])
 
     # --- what went wrong
-
-    def _failed(self, reason: str, passing: bool = True) -> TransferError:
-        return TransferError("fetch", self._url, reason, passing)
-
-    def _unwritable(self, error: OSError) -> TransferError:
-        folder = str(self._path.parent)
-        return self._failed(f"cannot write to {folder!r} on {os.uname().nodename}: {error.strerror}", passing=False)
 
     def _unreachable(self, error: BaseException) -> TransferError:
         if isinstance(error, ftplib.Error):
@@ -230,9 +212,9 @@ class _Download:
         if isinstance(error, socket.gaierror):
             # No such name, or nobody there to ask.
             again = error.errno == socket.EAI_AGAIN
-            return self._failed(f"no address of the host {self._address.host!r}: {error.strerror}", passing=again)
+            return self._file.failed(f"no address of the host {self._address.host!r}: {error.strerror}", passing=again)
         reason = self._broken(error) if isinstance(error, OSError) else "it closed the connection"
-        return self._failed(f"no connection to the server at port {self._address.port}: {reason}")
+        return self._file.failed(f"no connection to the server at port {self._address.port}: {reason}")
 
     def _login_refused(self, error: ftplib.Error) -> TransferError:
         words = _words(error)
@@ -240,24 +222,24 @@ class _Download:
         full = re.search(r"too many|maximum", words, re.IGNORECASE) is not None
         advice = "" if full else "; a user and a password may stand in the URL, or in ~/.netrc where the task runs"
         user = self._address.user.encode(_BYTES).decode(errors="replace")
-        return self._failed(f"the server does not let in the user {user!r}: {words}{advice}", passing=full)
+        return self._file.failed(f"the server does not let in the user {user!r}: {words}{advice}", passing=full)
 
     def _refused(self, error: ftplib.Error) -> TransferError:
         words = _words(error)
         if words.startswith("550"):
-            return self._failed(f"the server has no such file for this user: {words}; check the URL", passing=False)
+            return self._file.failed(
+                f"the server has no such file for this user: {words}; check the URL", passing=False
+            )
         if isinstance(error, ftplib.error_proto):
-            return self._failed(f"what answers at port {self._address.port} is no FTP server: {words}", passing=False)
-        return self._failed(f"the server refuses: {words}", passing=not isinstance(error, ftplib.error_perm))
+            return self._file.failed(
+                f"what answers at port {self._address.port} is no FTP server: {words}", passing=False
+            )
+        return self._file.failed(f"the server refuses: {words}", passing=not isinstance(error, ftplib.error_perm))
 
     def _broken(self, error: OSError) -> str:
         if isinstance(error, TimeoutError):
             return f"the server was silent for {self._timeout_s:g} s"
         return error.strerror or str(error)
-
-    def _cut(self, have: int, size: int | None, error: OSError | None = None) -> str:
-        cause = self._broken(error) if isinstance(error, TimeoutError) else "cut off"
-        return f"{cause} after {have:,}{f' of {size:,}' if size is not None else ''} bytes"
 
 
 def _said_of(ftp: ftplib.FTP, path: str) -> Mapping[str, str]:

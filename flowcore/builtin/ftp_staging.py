@@ -27,8 +27,10 @@ class FTPTransfer(CachingStaging):
         timeout_s: seconds of silence after which the server is given up.
         attempts: how often one fetch is tried at most, where trying again may help: after a broken connection, a
             reply of 4xx.
-        cache: see :class:`flowcore.builtin.file_cache.CachingStaging`, as for ``cache_max_bytes``. A file that was
-            fetched in an earlier run is used again only if the server tells when it was changed (MDTM).
+        cache: whether files are kept on the node, for other tasks and later runs; or the folder where, which may hold
+            variables of the environment there. A file that was fetched in an earlier run is used again only if the
+            server tells when it was changed (MDTM).
+        cache_max_bytes: size of all kept files together, above which those go that were not used for longest.
     """
 
     schemes: ClassVar[frozenset[str]] = frozenset({"ftp"})

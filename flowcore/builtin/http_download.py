@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 import attrs
@@ -25,6 +25,7 @@ import urllib3.exceptions
 
 from flowcore import __version__
 from flowcore.builtin.file_cache import Validators
+from flowcore.builtin.incoming import Incoming
 from flowcore.plugins.api import TransferError, fresh, retried, shown_url
 
 #: Bytes that are read and written at a time.
@@ -83,6 +84,7 @@ class _Download:
     def __init__(self, url: str, path: Path, known: Validators | None, options: Options) -> None:
         self._url = url
         self._path = path
+        self._file = Incoming(url, path)
         self._known = known
         self._options = options
         self._session = _session(options)
@@ -94,7 +96,9 @@ class _Download:
 
     def _attempt(self) -> Validators:
         if self._options.ca_file is not None and not Path(self._options.ca_file).exists():
-            raise self._failed(f"there is no ca_file={self._options.ca_file!r} on {os.uname().nodename}", passing=False)
+            raise self._file.failed(
+                f"there is no ca_file={self._options.ca_file!r} on {os.uname().nodename}", passing=False
+            )
         have = self._path.stat().st_size if self._path.exists() else 0
         condition = _if_range(self._validators)
         if not have or condition is None:
@@ -122,7 +126,7 @@ class _Download:
             raise _NotModified
         if response.status_code == 416 and have:
             self._path.unlink()  # it became shorter: all of it anew
-            raise self._failed("the file changed while it was fetched")
+            raise self._file.failed("the file changed while it was fetched")
         if response.status_code not in (200, 206):
             raise self._refused(response)
         validators = {n: response.headers[n] for n in ("ETag", "Last-Modified") if n in response.headers}
@@ -130,62 +134,35 @@ class _Download:
             have = 0
         elif _starts_at(response) != have or validators.get("ETag") != self._validators.get("ETag"):
             self._path.unlink(missing_ok=True)
-            raise self._failed("the file changed while it was fetched")
+            raise self._file.failed("the file changed while it was fetched")
         self._validators = validators
         length = response.headers.get("Content-Length", "")
-        with self._opened(have) as file:
-            got = have + self._copy(response, file, have, have + int(length) if length.isdecimal() else None)
-        if length.isdecimal() and got != have + int(length):
-            raise self._failed(f"the server announced {have + int(length):,} bytes and sent {got:,}")
+        total = have + int(length) if length.isdecimal() else None
+        with self._file.open(have):
+            self._copy(response, total)
+        self._file.check(total)
         return validators
 
-    def _copy(self, response: requests.Response, file: IO[bytes], have: int, total: int | None) -> int:
-        got = 0
+    def _copy(self, response: requests.Response, total: int | None) -> None:
         while True:
             try:
                 # What has come so far, not all that fits: a part that is not handed out is lost with the connection.
-                chunk = response.raw.read1(CHUNK_BYTES, decode_content=False)
+                piece = response.raw.read1(CHUNK_BYTES, decode_content=False)
+            except urllib3.exceptions.ReadTimeoutError as error:
+                raise self._file.cut(total, f"the server was silent for {self._options.timeout_s:g} s") from error
             except (urllib3.exceptions.HTTPError, OSError) as error:
-                whole = f" of {total:,}" if total is not None else ""
-                cause = "the server was silent" if isinstance(error, urllib3.exceptions.ReadTimeoutError) else "cut off"
-                if cause == "the server was silent":
-                    cause += f" for {self._options.timeout_s:g} s"
-                raise self._failed(f"{cause} after {have + got:,}{whole} bytes") from error
-            if not chunk:
-                return got
-            try:
-                left = memoryview(chunk)
-                while left:
-                    left = left[file.write(left) :]
-            except OSError as error:
-                raise self._unwritable(error) from error
-            got += len(chunk)
-
-    def _opened(self, have: int) -> IO[bytes]:
-        """Return the file, to be written to behind its first ``have`` bytes."""
-        try:
-            file = self._path.open("r+b" if have else "wb", buffering=0)
-            if have:
-                file.seek(have)
-                file.truncate()
-            return file
-        except OSError as error:
-            raise self._unwritable(error) from error
+                raise self._file.cut(total) from error
+            if not piece:
+                return
+            self._file.write(piece)
 
     # --- what went wrong
-
-    def _failed(self, reason: str, passing: bool = True, retry_after_s: float | None = None) -> TransferError:
-        return TransferError("fetch", self._url, reason, passing, retry_after_s)
-
-    def _unwritable(self, error: OSError) -> TransferError:
-        folder = str(self._path.parent)
-        return self._failed(f"cannot write to {folder!r} on {os.uname().nodename}: {error.strerror}", passing=False)
 
     def _refused(self, response: requests.Response) -> TransferError:
         status = f"{response.status_code} {response.reason}".strip()
         by = "" if response.url == self._url else f", from {shown_url(response.url)}"
         advice = ADVICE.get(response.status_code)
-        return self._failed(
+        return self._file.failed(
             f"status {status}{by}" + (f"; {advice}" if advice else ""),
             response.status_code in PASSING,
             _seconds(response.headers.get("Retry-After")),
@@ -193,21 +170,21 @@ class _Download:
 
     def _explained(self, error: Exception) -> TransferError:
         if isinstance(error, _Refused):
-            return self._failed(str(error), passing=False)
+            return self._file.failed(str(error), passing=False)
         if isinstance(error, requests.TooManyRedirects):
-            return self._failed(f"more than {self._options.max_redirects} redirects", passing=False)
+            return self._file.failed(f"more than {self._options.max_redirects} redirects", passing=False)
         if isinstance(error, requests.exceptions.SSLError):
-            return self._failed(
+            return self._file.failed(
                 f"the server is not trusted: {_innermost(error)}. ca_file= of the stager names other authorities",
                 passing=False,
             )
         if isinstance(error, requests.Timeout):
-            return self._failed(f"no answer from the server within {self._options.timeout_s:g} s")
+            return self._file.failed(f"no answer from the server within {self._options.timeout_s:g} s")
         if isinstance(error, requests.exceptions.ProxyError):
-            return self._failed(f"the proxy does not let it through: {_innermost(error)}")
+            return self._file.failed(f"the proxy does not let it through: {_innermost(error)}")
         if isinstance(error, requests.ConnectionError | urllib3.exceptions.HTTPError):
-            return self._failed(f"no connection to the server: {_innermost(error)}")
-        return self._failed(str(error), passing=False)
+            return self._file.failed(f"no connection to the server: {_innermost(error)}")
+        return self._file.failed(str(error), passing=False)
 
 
 class _Refused(Exception):

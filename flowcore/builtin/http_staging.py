@@ -30,7 +30,8 @@ class HTTPTransfer(CachingStaging):
             ones.
         headers: further header lines by host: ``{"data.example.org": {"Authorization": "Bearer ..."}}``. They are
             sent to these hosts alone.
-        cache: whether files are kept on the node, for other tasks and later runs; or the folder where.
+        cache: whether files are kept on the node, for other tasks and later runs; or the folder where, which may hold
+            variables of the environment there.
         cache_max_bytes: size of all kept files together, above which those go that were not used for longest.
     """
 

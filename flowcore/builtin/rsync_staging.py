@@ -94,8 +94,12 @@ _KNOWN = tuple(
 )
 #: How a version of rsync before 3.2.3, on either side, says that it makes no folders.
 _NO_MKPATH = "--mkpath: unknown option"
+#: Where rsync keeps what has come of a file, until it has come whole.
+_PARTIAL = ".flowcore-partial"
 #: Characters by which rsync takes an argument for a pattern.
 _PATTERN = re.compile(r"[*?\[\\]")
+#: Seconds between two looks whether rsync has ended while somebody holds its stderr.
+_LOOK_S = 1.0
 #: Lines of rsync's stderr that an error shows, and such as say nothing that others do not.
 _LINES = 5
 _NOISE = re.compile(r"default_perms_for_dir|Connection reset by peer|Broken pipe|connection unexpectedly closed")
@@ -209,18 +213,23 @@ class RSyncStaging(InTaskStaging):
         """
         place = self._place(file, "fetch")
         with _scratch(path, file, "fetch") as scratch:
-            got = scratch / "got"
-            options = ["--no-relative", f"--partial-dir={scratch / 'partial'}"]
+            partial = scratch / _PARTIAL
+            # A relative one: some versions around 3.2.7 and 3.4.0 find nothing in others, and then refuse what came.
+            options = ["--no-relative", f"--partial-dir={_PARTIAL}"]
 
             def attempt() -> None:
-                shutil.rmtree(got, ignore_errors=True)  # rsync leaves something there if it is killed
-                got.mkdir()
-                self._run("fetch", file, place, [*options, place.argument(), f"{got}/"], place.path)
-                found = list(got.iterdir())
+                for left in _others(scratch, partial):  # by an rsync that was killed
+                    left.unlink()
+                try:
+                    self._run("fetch", file, place, [*options, place.argument(), f"{scratch}/"], place.path)
+                except TransferError as error:
+                    if "failed verification" in error.reason:
+                        shutil.rmtree(partial, ignore_errors=True)
+                    raise
+                found = _others(scratch, partial)
                 if len(found) != 1 or not found[0].is_file():
-                    raise TransferError(
-                        "fetch", file.url, "it is a folder, or a device; only files can be staged", passing=False
-                    )
+                    reason = "it is a folder, or a device; only files can be staged"
+                    raise TransferError("fetch", file.url, reason, passing=False)
                 found[0].replace(path)
 
             retried(attempt, self.attempts)
@@ -409,26 +418,36 @@ def _login(url: str) -> tuple[str, str, str | None]:
     return f"rsync://{server}", unquote(parts.path, errors="surrogateescape"), password
 
 
+def _others(folder: Path, one: Path) -> list[Path]:
+    """Return what is in a folder besides one."""
+    return [path for path in folder.iterdir() if path != one]
+
+
 @contextlib.contextmanager
 def _scratch(path: Path, file: File, action: str) -> Iterator[Path]:
-    """Make a folder beside a path, on the same file system, and remove it."""
+    """Make a folder beside a path, on the same file system, and remove it.
+
+    Raises:
+        TransferError: it cannot be made, or what was done in it could not be.
+    """
+    folder = None
     try:
         folder = Path(tempfile.mkdtemp(prefix=".rsync-", dir=path.parent.absolute()))
-    except OSError as error:
-        raise TransferError(
-            action, file.url, f"{error.strerror}, on {socket.gethostname()}: {error.filename}", passing=False
-        ) from error
-    try:
         yield folder
+    except OSError as error:
+        named = f": {error.filename}" if error.filename is not None else ""
+        reason = f"{error.strerror or error}, on {socket.gethostname()}{named}"
+        raise TransferError(action, file.url, reason, passing=False) from error
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _ended(command: list[str], said: bytes, environment: dict[str, str]) -> tuple[int, str]:
     """Run a command without a terminal; return its exit code, and what it wrote to stderr.
 
     Raises:
-        FileNotFoundError: there is no such program.
+        OSError: it cannot be run.
     """
     # In a session of its own: without a terminal where somebody could be asked, and with all that it starts.
     with subprocess.Popen(
@@ -439,13 +458,25 @@ def _ended(command: list[str], said: bytes, environment: dict[str, str]) -> tupl
         env=environment,
         start_new_session=True,
     ) as process:
+        left: bytes | None = said
         try:
-            _, heard = process.communicate(said)
+            while True:
+                try:
+                    _, heard = process.communicate(left, timeout=_LOOK_S)
+                    break
+                except subprocess.TimeoutExpired:
+                    left = None
+                    if process.poll() is not None:
+                        _kill(process.pid)  # it has ended, and what it started holds its stderr
         finally:
             if process.returncode != 0:
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.killpg(process.pid, signal.SIGKILL)
+                _kill(process.pid)
     return process.returncode, heard.decode(errors="replace")
+
+
+def _kill(group: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, signal.SIGKILL)
 
 
 def _failure(action: str, file: File, place: _Place, code: int, said: str) -> TransferError:

@@ -486,10 +486,8 @@ class Kernel:
         future._final_status = task.state.name
         if future.settle(value, error, task.cancelled):
             callbacks.append(future)
-        for output in (*(future._outputs or ()), future._stdout, future._stderr):
-            if isinstance(output, DataFuture) and output.settle(
-                None if error is not None else output.file_obj, error, task.cancelled
-            ):
+        for output in future._files():
+            if output.settle(None if error is not None else output.file_obj, error, task.cancelled):
                 callbacks.append(output)
         # The record may live on (in a closure, with keep_finished); what it was called with need not.
         task.args, task.kwargs, task.value, task.joins = (), {}, None, None

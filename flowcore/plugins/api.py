@@ -38,7 +38,7 @@ from flowcore.errors import (
     UnsupportedResource,
     WorkerLost,
 )
-from flowcore.files import File, shown_url
+from flowcore.files import File, expanded, shown_url
 from flowcore.plugins.channel import Channel
 from flowcore.plugins.cluster import ClusterProvider, local_channel, single_node_launcher
 from flowcore.plugins.component import at_least, close_match, component
@@ -155,6 +155,7 @@ __all__ = [
     "check_blocks",
     "close_match",
     "component",
+    "expanded",
     "free_stem",
     "fresh",
     "function_identity",

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from flowcore.plugins import registry
+from flowcore.testing.servers import need
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -163,3 +164,30 @@ def test_soak_tells_growth_from_chance(soak: Any) -> None:
         "leaking rss_mb",
         "leaking descriptors",
     ]
+
+
+# --- staging
+
+
+def test_staging(tmp_path: Path) -> None:
+    need("curl", "rsync", "xargs")
+    sizes = ("--files=20", "--size=1000000", "--repeats=1", f"--folder={tmp_path}", "--json=report.json")
+    done = run("staging.py", *sizes, "--methods=http,ftp-in-task,rsync,zip", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout
+    report = json.loads((tmp_path / "report.json").read_text())
+    results, ratios = report["results"], report["ratios"]
+    systems = ["no-staging", "http", "ftp-in-task", "rsync", "zip", "curl-http", "curl-ftp", "rsync-alone", "zipfile"]
+    assert list(results) == systems
+    assert all(value > 0 for figures in results.values() for value in figures.values())
+    overhead = results["http"]["small_ms"] - results["no-staging"]["small_ms"]
+    assert ratios["http: staging one small file, ms"] == overhead
+    share = results["zip"]["large_mb_per_s"] / results["zipfile"]["large_mb_per_s"]
+    assert ratios["zip: large file, share of the throughput of zipfile"] == share
+    assert not [text for text in ratios if "parsl" in text], "it was not measured"
+    assert list(tmp_path.iterdir()) == [tmp_path / "report.json"]
+
+
+def test_staging_refuses(tmp_path: Path) -> None:
+    done = run("staging.py", "--methods=htpp", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "unknown method 'htpp'; choose among http, http-in-task" in done.stdout

@@ -471,6 +471,15 @@ def test_a_silent_other_side(tmp_path, near):
     clean(near)
 
 
+def test_an_ssh_that_does_not_end_with_rsync(tmp_path, near, monkeypatch):
+    """It holds the stderr that it has from rsync."""
+    pretend(monkeypatch, tmp_path, 'sleep 1000 & echo $! > "$0.pid"; echo "ssh: Connection reset" >&2; exit 255')
+    error = failure(RSyncStaging("me@far", attempts=1).fetch, File("/a"), near / "got")
+    assert "ended with 255 (ssh failed): ssh: Connection reset" in str(error)
+    pid = int((tmp_path / "bin" / "rsync.pid").read_text())
+    eventually(lambda: processes.gone(pid), 10, "the end of what rsync started")
+
+
 # --- broken in the middle
 
 

@@ -225,7 +225,10 @@ MISSING = re.compile(
 
 
 #: Those whose distributions are all in this repository.
-WHOLE = {"adhoc", "bridges", "expanse", "frontera", "frontera_overview", "illinois", "midway", "polaris_mpi"}
+WHOLE = {
+    *("adhoc", "bridges", "expanse", "frontera", "frontera_overview", "globus", "illinois", "midway", "polaris_mpi"),
+    *("stampede2", "staging_in_task", "staging_separate", "working_dir"),
+}
 
 
 @pytest.mark.parametrize("site", sorted(p.stem for p in (PROGRAMS / "sites").glob("*.py")))
