@@ -23,12 +23,12 @@ import random
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-from flowcore.errors import StagingError, TransferError
+from flowcore.errors import StagingError, TransferError, add_note
 from flowcore.files import File
 from flowcore.outputs import check_outputs
 from flowcore.plugins.staging import Staging, StagingContext
@@ -159,6 +159,8 @@ class StagedCall:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Bring the files, call the function, take the files; return what the function returned.
 
+        Of a call that fails, only the streams of a command (``stdout``, ``stderr``) are taken.
+
         Raises:
             TransferError: a file could not be brought or taken.
             MissingOutputs: the function did not make a file that is to be taken.
@@ -169,11 +171,27 @@ class StagedCall:
                 folders.enter_context(_own_folder(folder))
             for stager, file in self.fetches:
                 stager.fetch(file, Path(file.filepath))
-            value = self.function(*args, **kwargs)
+            try:
+                value = self.function(*args, **kwargs)
+            except Exception as error:
+                self._push_streams(kwargs, error)
+                raise
             check_outputs(f"app {self.__name__!r}", [file for _, file in self.pushes])
             for stager, file in self.pushes:
                 stager.push(file, Path(file.filepath))
             return value
+
+    def _push_streams(self, options: Mapping[str, Any], failure: Exception) -> None:
+        """Take what a command that failed has written to its streams: it says why."""
+        streams = [options.get(name) for name in ("stdout", "stderr")]
+        files = [stream[0] if isinstance(stream, tuple) else stream for stream in streams]
+        paths = {file.filepath for file in files if isinstance(file, File)}
+        for stager, file in self.pushes:
+            if file.filepath in paths and Path(file.filepath).exists():
+                try:
+                    stager.push(file, Path(file.filepath))
+                except Exception as error:  # noqa: BLE001 - the failure counts
+                    add_note(failure, f"flowcore: {error}")
 
 
 @contextlib.contextmanager

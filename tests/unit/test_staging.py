@@ -13,6 +13,7 @@ import pytest
 import flowcore
 from flowcore import File, bash_app, join_app, python_app, serialize, staging
 from flowcore.errors import (
+    BashExitFailure,
     ConfigurationError,
     DependencyError,
     FlowcoreError,
@@ -416,6 +417,32 @@ def test_streams_of_a_bash_app(load, tmp_path, with_mode):
     assert text.splitlines()[-1] == "hello"
     assert Path(err.path).read_text() == "oops\n"
     assert list((tmp_path / "work").iterdir()) == []
+
+
+def test_streams_of_a_command_that_fails(load, tmp_path):
+    """They say why, so they are taken all the same."""
+
+    @bash_app
+    def fails(stdout=None, stderr=None, outputs=()):
+        return f"echo half > {outputs[0]}; echo why >&2; exit 3"
+
+    out, err = shelf(tmp_path, "out.txt"), shelf(tmp_path, "err.txt")
+    stager, kernel = in_task(load, tmp_path)
+    with kernel:
+        future = fails(stderr=(err, "w"), outputs=[out])
+        error = future.exception(WAIT_S)
+        assert (type(error), error.exitcode) == (BashExitFailure, 3)
+        assert future.stderr.exception(WAIT_S) is error
+        assert Path(err.path).read_text() == "why\n"
+        assert not Path(out.path).exists()
+
+        def no(file, path):
+            raise TransferError("push", file.url, "nobody is there")
+
+        stager.push = no
+        error = fails(stderr=err, outputs=[out]).exception(WAIT_S)
+    assert isinstance(error, BashExitFailure)
+    assert f"flowcore: cannot push {err.url}: nobody is there" in error.__notes__
 
 
 def test_a_stream_of_a_local_file(load, tmp_path):
