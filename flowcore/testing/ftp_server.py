@@ -21,16 +21,16 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import tempfile
 import threading
 import warnings
 from collections import deque
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 from urllib.parse import quote
 
 import attrs
+
+from flowcore.testing.faulty_files import FaultyFiles
 
 #: Seconds for the server's thread to end.
 _BOUND_S = 20.0
@@ -140,7 +140,7 @@ class Changed(Fault):
         server.put(name, self.content, modified=later)
 
 
-class FTPFiles:
+class FTPFiles(FaultyFiles[Fault]):
     """A server on 127.0.0.1 that serves a folder: a context manager.
 
     Args:
@@ -163,30 +163,16 @@ class FTPFiles:
         home: str = "",
         without: tuple[str, ...] = (),
     ) -> None:
-        root.mkdir(parents=True, exist_ok=True)
-        self.root = root.resolve()
+        super().__init__(root, Fault())
         self.port = 0
         self.commands: list[str] = []
         self.sizes: dict[str, int] = {}
         self._user = user
         self._home = home
         self._without = without
-        self._faults: dict[str, deque[Fault]] = {}
-        self._always: dict[str, Fault] = {}
         self._refusals: deque[str] = deque()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
-
-    def __enter__(self) -> FTPFiles:
-        """Start it."""
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Stop it."""
-        self.stop()
 
     # --- its user's side
 
@@ -198,36 +184,6 @@ class FTPFiles:
         """
         who = ":".join(quote(part, safe="") for part in self._user) + "@" if self._user else ""
         return f"ftp://{who}127.0.0.1:{self.port}/{quote(name)}"
-
-    def put(self, name: str, content: bytes, modified: float | None = None) -> str:
-        """Make a file, or replace it; return its URL if logins lead to the folder itself. It is never seen half.
-
-        Args:
-            name: its path below the folder.
-            content: its bytes.
-            modified: seconds of the epoch when it was modified; None: now.
-        """
-        path = self.root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            file.write(content)
-        if modified is not None:
-            os.utime(file.name, (modified, modified))
-        Path(file.name).replace(path)
-        return self.url(name)
-
-    def fail(self, name: str, *faults: Fault, always: bool = False) -> None:
-        """Have transfers of a file go wrong; what was said before of this file is forgotten.
-
-        Args:
-            name: its path below the folder.
-            faults: one for each transfer to come, in this order. Later ones are served.
-            always: there is one fault, for all transfers to come.
-        """
-        self._faults[name] = deque(() if always else faults)
-        self._always.pop(name, None)
-        if always:
-            (self._always[name],) = faults
 
     def refuse(self, reply: str, times: int = 1) -> None:
         """Greet the next connections with a refusal and close them.
@@ -265,10 +221,6 @@ class FTPFiles:
                 server.ioloop.loop(timeout=0.02, blocking=False)
         finally:
             server.close_all()
-
-    def _fault_of(self, name: str) -> Fault:
-        faults = self._faults.get(name)
-        return faults.popleft() if faults else self._always.get(name, Fault())
 
 
 def _server(files: FTPFiles) -> Any:
@@ -326,7 +278,7 @@ def _server(files: FTPFiles) -> Any:
 
         def ftp_RETR(self, file: str) -> Any:
             name = os.path.relpath(file, files.root)
-            self.fault = files._fault_of(name)
+            self.fault = files.fault_of(name)
             if self.fault.from_start:
                 self._restart_position = 0
             reply = self.fault.reply(files, name)

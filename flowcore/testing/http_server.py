@@ -21,21 +21,18 @@ from __future__ import annotations
 import base64
 import contextlib
 import http.server
-import os
 import socket
 import socketserver
 import ssl
 import sys
-import tempfile
 import threading
-from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import BinaryIO
 from urllib.parse import quote, unquote
 
 from flowcore.testing.certificates import Certificate, Certificates
+from flowcore.testing.faulty_files import FaultyFiles
 from flowcore.testing.http_faults import (
     Answer,
     Asked,
@@ -77,7 +74,7 @@ __all__ = [
 _BOUND_S = 20.0
 
 
-class HTTPFiles:
+class HTTPFiles(FaultyFiles[Fault]):
     """A server on 127.0.0.1 that serves a folder: a context manager.
 
     Args:
@@ -95,30 +92,15 @@ class HTTPFiles:
     def __init__(
         self, root: Path, tls: Certificates | Certificate | None = None, basic_auth: tuple[str, str] | None = None
     ) -> None:
-        root.mkdir(parents=True, exist_ok=True)
-        self.root = root
+        super().__init__(root, Fault())
         self.port = 0
         self.requests: list[Request] = []
         self.stopping = threading.Event()
         self._tls = (tls.make() if isinstance(tls, Certificates) else tls).context() if tls else None
         self._credentials = "Basic " + base64.b64encode(":".join(basic_auth).encode()).decode() if basic_auth else None
-        self._faults: dict[str, deque[Fault]] = {}
-        self._always: dict[str, Fault] = {}
         self._waits: set[threading.Event] = set()
-        self._lock = threading.Lock()
         self._server: _Server | None = None
         self._thread: threading.Thread | None = None
-
-    def __enter__(self) -> HTTPFiles:
-        """Start it."""
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Stop it."""
-        self.stop()
 
     # --- its user's side
 
@@ -130,23 +112,6 @@ class HTTPFiles:
         """
         return f"{'https' if self._tls else 'http'}://127.0.0.1:{self.port}/{quote(name)}"
 
-    def put(self, name: str, content: bytes, modified: float | None = None) -> str:
-        """Make a file, or replace it; return its URL. It is never seen half.
-
-        Args:
-            name: its path below the folder.
-            content: its bytes.
-            modified: seconds of the epoch when it was modified; None: now.
-        """
-        path = self.root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            file.write(content)
-        if modified is not None:
-            os.utime(file.name, (modified, modified))
-        Path(file.name).replace(path)
-        return self.url(name)
-
     def open(self, name: str) -> BinaryIO:
         """Open a file below the folder.
 
@@ -157,20 +122,6 @@ class HTTPFiles:
         if not path.is_relative_to(self.root.resolve()) or not path.is_file():
             raise FileNotFoundError(name)
         return path.open("rb")
-
-    def fail(self, name: str, *faults: Fault, always: bool = False) -> None:
-        """Have requests for a file go wrong; what was said before of this file is forgotten.
-
-        Args:
-            name: its path below the folder; it needs not be there.
-            faults: one for each request to come, in this order. Later ones are served.
-            always: there is one fault, for all requests to come.
-        """
-        with self._lock:
-            self._faults[name] = deque(() if always else faults)
-            self._always.pop(name, None)
-            if always:
-                (self._always[name],) = faults
 
     def start(self) -> None:
         """Serve; at the same port as before, if it was stopped."""
@@ -208,12 +159,6 @@ class HTTPFiles:
         event.wait()
         with self._lock:
             self._waits.discard(event)
-
-    def fault_of(self, name: str) -> Fault:
-        """Return what is to go wrong with the request for a file that has come."""
-        with self._lock:
-            faults = self._faults.get(name)
-            return faults.popleft() if faults else self._always.get(name, Fault())
 
     def admits(self, headers: Mapping[str, str]) -> bool:
         """Return whether a request shows the credentials that are wanted, if any are."""
