@@ -15,9 +15,7 @@ import math
 import os
 import re
 import shutil
-import signal
 import socket
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -27,6 +25,7 @@ from urllib.parse import unquote, urlsplit
 
 import attrs
 
+from flowcore.builtin import rsync_program
 from flowcore.plugins.api import (
     ConfigurationError,
     File,
@@ -39,70 +38,13 @@ from flowcore.plugins.api import (
     shown_url,
 )
 
-#: What the codes mean that rsync ends with: rsync(1), EXIT VALUES.
-MEANINGS = {
-    1: "syntax or usage error",
-    2: "protocol incompatibility",
-    3: "errors selecting files or folders",
-    4: "requested action not supported",
-    5: "the daemon refused to begin",
-    6: "the daemon cannot write its log",
-    10: "error in socket I/O",
-    11: "error in file I/O",
-    12: "error in the protocol's data stream",
-    13: "error with program diagnostics",
-    14: "error in IPC code",
-    15: "a sibling process crashed",
-    16: "a sibling process was killed",
-    19: "ended by SIGUSR1",
-    20: "ended by SIGINT, SIGTERM or SIGHUP",
-    21: "waiting for a process failed",
-    22: "no memory",
-    23: "partial transfer due to error",
-    24: "partial transfer: a source file vanished",
-    25: "the limit of deletions stopped it",
-    30: "silence for too long",
-    35: "the daemon could not be reached in time",
-    124: "the command on the other side failed",
-    125: "the command on the other side was killed",
-    126: "the command on the other side cannot be run",
-    127: "no such command on the other side",
-    255: "ssh failed",
-}
-#: Codes after which the same command fails again.
-_LASTING = frozenset({1, 2, 3, 4, 6, 25, 124, 126, 127})
-#: What rsync, ssh or a daemon says where the same command fails again, and what to do about it.
-_KNOWN = tuple(
-    (re.compile(said), hint)
-    for said, hint in (
-        (r"Host key verification failed", "Have that host's key in known_hosts where tasks run (see worker_init)"),
-        (
-            r"Permission denied \((?!\d)",
-            "Have a key that is accepted there where tasks run, or name one in ssh_command",
-        ),
-        (r"auth failed on module", "User and password go into the URL, or the password into $RSYNC_PASSWORD"),
-        (r"Unknown module", "The first part of the path is the name of a module in the daemon's rsyncd.conf"),
-        (r"module is read only", "Its rsyncd.conf has to say `read only = no`"),
-        (r"rsync: (?:command )?not found", "Install rsync on that host"),
-        (r"No space left on device|Disk quota exceeded|File too large", ""),
-        (r"No such file or directory|[Nn]ot a directory|[Ii]s a directory|File name too long", ""),
-        (r"Too many levels of symbolic links", "Some daemons follow no links to folders: name the folder itself"),
-        (r"Permission denied|Operation not permitted|Read-only file system", ""),
-        (r"Name or service not known|No address associated with hostname", ""),
-        (r"unknown option", ""),
-    )
-)
 #: How a version of rsync before 3.2.3, on either side, says that it makes no folders.
 _NO_MKPATH = "--mkpath: unknown option"
 #: Where rsync keeps what has come of a file, until it has come whole.
 _PARTIAL = ".flowcore-partial"
+_NO_FILE = "is a folder or a device; only files can be staged"
 #: Characters by which rsync takes an argument for a pattern.
 _PATTERN = re.compile(r"[*?\[\\]")
-#: Seconds between two looks whether rsync has ended while somebody holds its stderr.
-_LOOK_S = 1.0
-#: Lines of rsync's stderr that an error shows, and such as say nothing that others do not.
-_LINES = 5
-_NOISE = re.compile(r"default_perms_for_dir|Connection reset by peer|Broken pipe|connection unexpectedly closed")
 
 
 def _check_hostname(instance: Any, attribute: attrs.Attribute[Any], value: str | None) -> None:
@@ -156,6 +98,8 @@ class RSyncStaging(InTaskStaging):
             own. None: only files of the scheme ``rsync`` are copied.
         rsync_options: further options of rsync, such as ``["--compress", "--bwlimit=10m"]``.
         ssh_command: what to call for ssh, with its options, separated by spaces. It has no terminal to ask anything.
+            With ``-o ControlMaster=auto -o ControlPath=~/.ssh/flowcore-%C -o ControlPersist=60``, one login is enough
+            for all files that a host copies within a minute.
         timeout_s: seconds of silence after which a connection counts as broken; 1 or more.
         attempts: how often at most to try what may pass.
 
@@ -227,9 +171,11 @@ class RSyncStaging(InTaskStaging):
                         shutil.rmtree(partial, ignore_errors=True)
                     raise
                 found = _others(scratch, partial)
-                if len(found) != 1 or not found[0].is_file():
-                    reason = "it is a folder, or a device; only files can be staged"
+                if not found:
+                    reason = "rsync brought nothing: it is a device, or rsync_options leave it out"
                     raise TransferError("fetch", file.url, reason, passing=False)
+                if not found[0].is_file():
+                    raise TransferError("fetch", file.url, f"it {_NO_FILE}", passing=False)
                 found[0].replace(path)
 
             retried(attempt, self.attempts)
@@ -241,6 +187,8 @@ class RSyncStaging(InTaskStaging):
             TransferError: rsync could not; says why, in rsync's words too.
         """
         place = self._place(file, "push")
+        if not path.is_file():
+            raise TransferError("push", file.url, f"{str(path)!r} {_NO_FILE}", passing=False)
         # The folder stands among the arguments as far as it cannot be taken for a pattern.
         parts = PurePosixPath(place.path).parent.parts
         plain = next((i for i, part in enumerate(parts) if _PATTERN.search(part)), len(parts))
@@ -312,7 +260,7 @@ class RSyncStaging(InTaskStaging):
         environment["RSYNC_PASSWORD"] = place.password or os.environ.get("RSYNC_PASSWORD", "")
         try:
             # Not to begin with "#" or ";": that is a comment.
-            code, said = _ended(command, os.fsencode(f"./{name}") + b"\0", environment)
+            code, said = rsync_program.run(command, os.fsencode(f"./{name}") + b"\0", environment)
         except FileNotFoundError:
             raise TransferError(
                 action,
@@ -327,9 +275,9 @@ class RSyncStaging(InTaskStaging):
             raise TransferError(action, file.url, reason) from error
         if code == 0:
             return
-        if place.password:
+        if place.password and len(place.password) > 3:  # shorter ones are in every word
             said = said.replace(place.password, "...")
-        raise _failure(action, file, place, code, said)
+        raise rsync_program.failure(action, file.url, place.prefix.rstrip(":"), code, said)
 
 
 @attrs.frozen
@@ -441,54 +389,3 @@ def _scratch(path: Path, file: File, action: str) -> Iterator[Path]:
     finally:
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def _ended(command: list[str], said: bytes, environment: dict[str, str]) -> tuple[int, str]:
-    """Run a command without a terminal; return its exit code, and what it wrote to stderr.
-
-    Raises:
-        OSError: it cannot be run.
-    """
-    # In a session of its own: without a terminal where somebody could be asked, and with all that it starts.
-    with subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        env=environment,
-        start_new_session=True,
-    ) as process:
-        left: bytes | None = said
-        try:
-            while True:
-                try:
-                    _, heard = process.communicate(left, timeout=_LOOK_S)
-                    break
-                except subprocess.TimeoutExpired:
-                    left = None
-                    if process.poll() is not None:
-                        _kill(process.pid)  # it has ended, and what it started holds its stderr
-        finally:
-            if process.returncode != 0:
-                _kill(process.pid)
-    return process.returncode, heard.decode(errors="replace")
-
-
-def _kill(group: int) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(group, signal.SIGKILL)
-
-
-def _failure(action: str, file: File, place: _Place, code: int, said: str) -> TransferError:
-    """Return the error for how rsync ended."""
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
-    end = f"ended with {code} ({MEANINGS.get(code, 'not known')})" if code >= 0 else f"was killed by signal {-code}"
-    # What the first of these says has been said; the second is what is left, or there is nothing better.
-    lines = [line for line in lines if not line.startswith("rsync error:")] or lines
-    lines = [line for line in lines if not _NOISE.search(line)] or lines
-    hint = next((hint for pattern, hint in _KNOWN if pattern.search(said)), None)
-    told = "\n  ".join(lines[-_LINES:])
-    reason = f"rsync on {socket.gethostname()}, with {place.prefix.rstrip(':')}, {end}{f': {told}' if told else ''}"
-    if hint:
-        reason = f"{reason}\n{hint}"
-    return TransferError(action, file.url, reason, passing=hint is None and code not in _LASTING)

@@ -317,6 +317,7 @@ def _append(source: zipfile.ZipFile, archive: Path, listing: _Listing) -> None:
             _restore(archive)
             raise
     _beside(archive, "journal").unlink()
+    _sync_folder(archive)  # or it might be there again after a power failure, and take the member back
 
 
 def _rewrite(source: zipfile.ZipFile, archive: Path, listing: _Listing) -> None:

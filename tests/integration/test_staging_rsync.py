@@ -167,6 +167,26 @@ def seen(folder: str) -> tuple[str, list[str]]:
     return socket.gethostname(), os.listdir(folder)
 
 
+def test_connections_of_ssh_can_be_shared(servers, tmp_path):
+    """A master that goes on after the first copy holds nothing up."""
+    server = servers["key"]
+    logins = server.log.count("Accepted publickey")
+    shared = f"{ssh(servers, server.port)} -o ControlMaster=auto -o ControlPath={tmp_path}/c -o ControlPersist=600"
+    stager = RSyncStaging(f"root@{server.address}", ssh_command=shared)
+    try:
+        for i in range(3):
+            (tmp_path / f"{i}").write_text(str(i))
+            stager.fetch(File(tmp_path / f"{i}"), tmp_path / "got")
+            assert (tmp_path / "got").read_text() == str(i)
+        with pytest.raises(TransferError):
+            stager.fetch(File(tmp_path / "no"), tmp_path / "got")
+        assert server.log.count("Accepted publickey") == logins + 1
+    finally:
+        subprocess.run(
+            [*shared.split(), "-O", "exit", f"root@{server.address}"], capture_output=True, check=True, timeout=30
+        )
+
+
 # --- faults, where the task runs
 
 

@@ -265,16 +265,22 @@ def test_what_is_no_file(daemon, near):
     stager.fetch(File(daemon.url("link")), near / "got")
     assert (near / "got").read_text() == "a"
     assert not (near / "got").is_symlink()
-    for name in ("folder", "pipe"):
+    for name, told in (("folder", "it is a folder or a device; only"), ("pipe", "brought nothing: it is a device, or")):
         error = failure(stager.fetch, File(daemon.url(name)), near / "got")
-        assert "it is a folder, or a device; only files can be staged" in str(error)
+        assert told in str(error)
         assert not error.passing
     # What is pushed may be a link, too.
     (near / "link").symlink_to(near / "got")
     stager.push(File(daemon.url("pushed")), near / "link")
     assert (daemon.root / "pushed").read_text() == "a"
     assert not (daemon.root / "pushed").is_symlink()
+    # Nor do folders become what they are not.
+    (near / "folder").mkdir()
+    error = failure(stager.push, File(daemon.url("new")), near / "folder")
+    assert f"'{near}/folder' is a folder or a device; only files can be staged" in str(error)
+    assert not (daemon.root / "new").exists()
     error = failure(stager.push, File(daemon.url("folder")), near / "got")
+    assert not error.passing
     assert (daemon.root / "folder" / "a").exists()
     clean(near, daemon.root)
 
