@@ -1,0 +1,1 @@
+"""flowcore's stager for files on Globus endpoints."""
