@@ -34,11 +34,13 @@ PAGE = ROOT / "docs" / "reference-coverage.md"
 HEADER = ("documented name or behaviour", "in flowcore", "shown by")
 #: The parts of the documentation that the page goes through.
 SECTIONS = (
-    "Quickstart and tutorial", "Overview", "Apps", "Futures", "Passing Python objects", "Execution", "MPI apps",
+    "Quickstart and tutorial", "Overview", "Apps", "Futures", "Passing Python objects", "Staging data files",
+    "Execution", "MPI apps",
     "Error handling", "Memoization and checkpointing", "Configuration", "Example parallel patterns",
     "Structuring programs",
     "Lifted operators", "Join apps", "Usage statistics", "Plugins", "Measuring performance", "FAQ",
-    "API: Core", "API: Configuration", "API: Channels", "API: HighThroughputExecutor", "API: Launchers",
+    "API: Core", "API: Configuration", "API: Channels", "API: Data management", "API: HighThroughputExecutor",
+    "API: Launchers",
     "API: Providers", "API: Batch jobs", "API: Exceptions", "API: Internal",
 )  # fmt: skip
 
