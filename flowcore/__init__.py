@@ -47,7 +47,19 @@ _DOORS = {
 
 #: Modules that users and error messages name; `import flowcore` does not import them.
 _MODULES = frozenset(
-    "addresses channels checkpoints concurrent errors executors launchers memoization providers staging".split()  # noqa: SIM905
+    {
+        "addresses",
+        "channels",
+        "checkpoints",
+        "concurrent",
+        "errors",
+        "executors",
+        "launchers",
+        "memoization",
+        "monitoring",
+        "providers",
+        "staging",
+    }
 )
 
 __all__ = [

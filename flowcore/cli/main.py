@@ -102,10 +102,19 @@ class Commands(click.Group):
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the list of subcommands of ``--help``."""
-        plugins = {plugin.name: plugin for plugin in registry.installed("command")}
+        """Write the lists of subcommands of ``--help``: the core's, and by distribution those of others."""
+        own: list[tuple[str, str]] = []
+        others: dict[str, list[str]] = {}
+        for plugin in {plugin.name: plugin for plugin in registry.installed("command")}.values():
+            if plugin.distribution == registry.CORE or plugin.problem:
+                own.append((plugin.name, self._one_line(ctx, plugin)))
+            else:
+                others.setdefault(plugin.distribution, []).append(plugin.name)
         with formatter.section("Commands"):
-            formatter.write_dl([(name, self._one_line(ctx, plugin)) for name, plugin in plugins.items()])
+            formatter.write_dl(own)
+        if others:
+            with formatter.section("Commands of plugins"):
+                formatter.write_dl([(", ".join(names), _summary(name)) for name, names in sorted(others.items())])
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the subcommand; a FlowcoreError becomes a message, unless ``--debug`` wants its traceback."""
@@ -119,12 +128,14 @@ class Commands(click.Group):
     def _one_line(self, ctx: click.Context, plugin: registry.Plugin) -> str:
         if plugin.problem:
             return f"cannot be used: {plugin.problem}"
-        if plugin.distribution != registry.CORE:
-            # What its distribution says of itself; importing it could take long, or fail.
-            summaries = importlib.metadata.metadata(plugin.distribution).get_all("Summary")
-            return f"{summaries[0] if summaries else 'no description'} ({plugin.distribution})"
         command = self.get_command(ctx, plugin.name)
         return command.get_short_help_str(limit=80) if command else ""
+
+
+def _summary(distribution: str) -> str:
+    """Return what a distribution says of itself; to import it could take long, or fail."""
+    summaries = importlib.metadata.metadata(distribution).get_all("Summary")
+    return f"{summaries[0] if summaries else 'no description'} ({distribution})"
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

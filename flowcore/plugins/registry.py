@@ -76,6 +76,10 @@ KNOWN: dict[tuple[str, str], tuple[str, str]] = {
     ("staging", "zip"): ("ZipFileStaging", CORE),
     ("staging", "globus"): ("GlobusStaging", "flowcore-staging-globus"),
     ("hooks", "monitoring"): ("MonitoringHub", "flowcore-monitoring-sqlite"),
+    **{
+        ("command", name): (name, "flowcore-monitoring-sqlite")
+        for name in ("runs", "status", "explain", "report", "graph", "monitoring")
+    },
     ("command", "dashboard"): ("dashboard", "flowcore-monitoring-dashboard"),
     ("command", "globus-auth"): ("globus_auth", "flowcore-staging-globus"),
     ("compat", "parsl"): ("install", "flowcore-compat-parsl"),

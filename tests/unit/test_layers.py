@@ -37,8 +37,10 @@ LAYERS: tuple[frozenset[str], ...] = (
     ),  # fmt: skip
     frozenset({"plugins"}),
     frozenset({"config", "kernel", "scaling", "addresses", "memoization"}),
-    # The last five are the doors to components by class name.
-    frozenset({"apps", "session", "checkpoints", "executors", "providers", "launchers", "channels", "staging"}),
+    # Besides apps, session and checkpoints: the doors to components by class name.
+    frozenset(
+        {"apps", "session", "checkpoints", "executors", "providers", "launchers", "channels", "staging", "monitoring"}
+    ),
     frozenset({"__main__", "cli", "compat", "concurrent", "testing"}),
 )
 #: Imported by nobody in the core: found through entry points, or by who tests.
