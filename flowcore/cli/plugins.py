@@ -11,6 +11,16 @@ from flowcore.plugins import registry
 
 _JSON_HELP = "Print JSON."
 
+#: The modules that have the classes of a kind by their names.
+_DOORS = {
+    "executor": "executors",
+    "provider": "providers",
+    "launcher": "launchers",
+    "channel": "channels",
+    "staging": "staging",
+    "hooks": "monitoring",
+}
+
 
 @click.group(invoke_without_command=True)
 @click.option("--kind", metavar="KIND", help=f"Only this kind: {', '.join(registry.GROUPS)}.")
@@ -66,9 +76,9 @@ def show(kind: str, name: str, as_json: bool) -> None:
         ("module", plugin.module),
         ("distribution", f"{plugin.distribution} {plugin.version}"),
     ]
-    if isinstance(loaded, type) and kind in ("executor", "provider", "launcher", "channel"):
-        facts.append(("in Python", f"from flowcore.{kind}s import {plugin.class_name}"))
-        facts.append(("in TOML", f'plugin = "{name}"'))
+    if isinstance(loaded, type) and kind in _DOORS:
+        facts.append(("in Python", f"from flowcore.{_DOORS[kind]} import {plugin.class_name}"))
+        facts.append(("in TOML", f'monitoring.plugin = "{name}"' if kind == "hooks" else f'plugin = "{name}"'))
     print_facts(facts)
     if not isinstance(loaded, type):
         return
