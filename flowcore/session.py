@@ -411,6 +411,7 @@ class DataFlowKernel:
                 period_s,
                 None if period_s is None else self._resources_used,
                 self._nodes_changed if self.hooks.wanted("flowcore_node_events") else None,
+                self.hooks.wanted("flowcore_attempt_events"),
             )
         )
         if pool is not None:
@@ -424,8 +425,8 @@ class DataFlowKernel:
         if period is None or (isinstance(period, int | float) and 0 <= period < math.inf):
             return period
         logger.error(
-            "flowcore_resource_period(executor=%r) returned %r, which is no number of seconds from 0 on: no samples are "
-            "taken there",
+            "flowcore_resource_period(executor=%r) returned %r, which is no number of seconds from 0 on: no samples "
+            "are taken there",
             label,
             period,
         )

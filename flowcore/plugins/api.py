@@ -55,9 +55,11 @@ from flowcore.plugins.executor import (
 from flowcore.plugins.hookspecs import (
     AttemptEvent,
     BlockEvent,
+    Events,
     NodeEvent,
     ResourceSample,
     RunInfo,
+    TaskCall,
     TaskEvent,
     hookimpl,
 )
@@ -104,6 +106,7 @@ __all__ = [
     "ConfigurationError",
     "CopyingStaging",
     "DeserializationError",
+    "Events",
     "ExecutionProviderException",
     "Executor",
     "ExecutorContext",
@@ -145,6 +148,7 @@ __all__ = [
     "StagingError",
     "StagingPlace",
     "StatusQuery",
+    "TaskCall",
     "TaskEvent",
     "TaskSubmitter",
     "TransferError",

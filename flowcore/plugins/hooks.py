@@ -8,10 +8,13 @@ from typing import Any
 
 import pluggy
 
-from flowcore.errors import HookError
+from flowcore.errors import ConfigurationError, HookError
 from flowcore.plugins import hookspecs
 
 logger = logging.getLogger(__name__)
+
+#: Hooks whose implementations may refuse what is about to begin, by a ConfigurationError.
+MAY_REFUSE = frozenset({"flowcore_run_started"})
 
 
 class HookManager:
@@ -131,7 +134,9 @@ class HookManager:
         for found in reversed(caller.get_hookimpls()):
             try:
                 result = found.function(*(arguments[name] for name in found.argnames))
-            except Exception:
+            except Exception as error:
+                if caller.name in MAY_REFUSE and isinstance(error, ConfigurationError):
+                    raise
                 logger.exception("hook %s of plugin %r raised", caller.name, self._shown.get(found.plugin_name))
                 continue
             if result is not None:

@@ -8,9 +8,9 @@ its plugin and breaks nothing. Hooks about tasks are called in batches from a th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar, overload
 
 import attrs
 import pluggy
@@ -34,11 +34,28 @@ class RunInfo:
     started_at: float
 
 
-@attrs.frozen
-class TaskEvent:
+class TaskCall(NamedTuple):
+    """What a call was given, as far as it is of interest to who records it. Files are URLs without secrets.
+
+    ``inputs`` are the files among all arguments, ``memoize`` says whether the result is looked up and kept. Long
+    lists are cut.
+    """
+
+    memoize: bool = False
+    inputs: Sequence[str] = ()
+    outputs: Sequence[str] = ()
+    stdin: str | None = None
+    stdout: str | None = None
+    stderr: str | None = None
+
+
+class TaskEvent(NamedTuple):
     """A task changed its state. ``at`` is epoch seconds; ``error`` is set for states of failure.
 
-    ``depends`` (task ids) and ``app_kind`` say the same for all events of a task.
+    ``depends`` (task ids) and ``app_kind`` say the same for all events of a task. ``fail_count`` is the number of
+    attempts that have failed, ``fail_cost`` what they have cost of the budget. ``joins`` are the ids of the tasks that
+    a join_app waits for, in its event ``joining``. ``call`` comes with the first event of a task whose call has
+    something in it that is worth a record; None for all others.
     """
 
     task_id: int
@@ -51,10 +68,13 @@ class TaskEvent:
     memo_key: str | None
     depends: Sequence[int]
     error: BaseException | None
+    fail_count: int = 0
+    fail_cost: float = 0.0
+    joins: Sequence[int] = ()
+    call: TaskCall | None = None
 
 
-@attrs.frozen
-class AttemptEvent:
+class AttemptEvent(NamedTuple):
     """An attempt began (``ended_at`` None) or ended on an executor. Times are epoch seconds."""
 
     task_id: int
@@ -64,6 +84,51 @@ class AttemptEvent:
     ended_at: float | None
     where: str | None
     error: BaseException | None
+
+
+E = TypeVar("E", TaskEvent, AttemptEvent)
+
+
+class Events(Sequence[E]):
+    """A batch of events of one kind.
+
+    There are several events for each task, and an object for each would cost more than all else that is done with it:
+    they are made when they are looked at.
+
+    Args:
+        kind: the class of the events.
+        rows: the fields of each event.
+
+    Attributes:
+        rows: the same events as plain tuples of their fields; for who looks at all of them and wants no names.
+    """
+
+    __slots__ = ("_kind", "rows")
+
+    def __init__(self, kind: type[E], rows: Sequence[tuple[Any, ...]]) -> None:
+        self._kind: type[E] = kind
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[E]:
+        return map(self._make, self.rows)
+
+    @overload
+    def __getitem__(self, index: int) -> E: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[E]: ...
+
+    def __getitem__(self, index: int | slice) -> E | Sequence[E]:
+        if isinstance(index, slice):
+            return Events(self._kind, self.rows[index])
+        return self._make(self.rows[index])
+
+    def _make(self, row: tuple[Any, ...]) -> E:
+        # What the class does with a row beside this, it does for tuples of another length.
+        return tuple.__new__(self._kind, row)
 
 
 @attrs.frozen
@@ -86,14 +151,13 @@ class ResourceSample:
         executor: label of its executor.
         block_id, hostname, worker: where it runs; ``worker`` is the worker's number on its node.
         at: when this was so, in epoch seconds by the clock of that node.
-        kind: ``begin`` for the first sample of an attempt (soon after it began), ``end`` for one that was taken when its
-            function had ended, ``running`` for those between them. What a process holds is the same moment's; so is
-            what has ended by then not in it.
+        kind: ``begin`` for the first sample of an attempt, soon after it began; ``end`` for one that was taken when its
+            function had ended; ``running`` for those between them.
         pid: the process that runs the attempt.
         processes: how many there were, with that one.
         cpu_user_s, cpu_system_s: processor time in seconds since the attempt began, with that of processes which have
             ended meanwhile.
-        memory_resident, memory_virtual: bytes, of all these processes together.
+        memory_resident, memory_virtual: bytes that all these processes held at that moment, one added to the other.
         memory_percent: the first of these, of the node's memory.
         disk_read, disk_write: bytes from and to storage since the attempt began; 0 where the kernel does not say.
         status: what the process did, in psutil's words (``running``, ``sleeping``, ``disk-sleep``).
@@ -152,7 +216,10 @@ class NodeEvent:
 
 @hookspec
 def flowcore_run_started(run: RunInfo) -> None:
-    """A configuration was loaded; nothing is submitted yet. Loading thread."""
+    """A configuration was loaded; nothing is submitted yet. Loading thread.
+
+    A ``ConfigurationError`` refuses the load; what else is raised is logged.
+    """
 
 
 @hookspec
@@ -161,13 +228,13 @@ def flowcore_run_finished(run: RunInfo, task_counts: dict[str, int]) -> None:
 
 
 @hookspec
-def flowcore_task_events(run: RunInfo, events: Sequence[TaskEvent]) -> None:
+def flowcore_task_events(run: RunInfo, events: Events[TaskEvent]) -> None:
     """Tasks changed their states; in the order of the changes, each once. Event thread."""
 
 
 @hookspec
-def flowcore_attempt_events(run: RunInfo, events: Sequence[AttemptEvent]) -> None:
-    """Attempts began or ended. Event thread."""
+def flowcore_attempt_events(run: RunInfo, events: Events[AttemptEvent]) -> None:
+    """Attempts began or ended. Event thread; before the events of tasks that came of it."""
 
 
 # --- executors, providers, launchers, channels

@@ -600,17 +600,14 @@ def test_an_event_that_comes_up_during_a_delivery_is_not_lost(monkeypatch, tmp_p
     recorder = Told()
     events = feed.EventFeed(HookManager([("told", recorder)]), RunInfo("id", tmp_path, "", "", 0.0))
     info = AppInfo("f", "python", identity.__wrapped__, identity.__wrapped__)
-    first, second = (Task(n, TaskSpec(info, info.func, (), {}), None, info.func, (), {}, False) for n in range(2))
-    made = feed.TaskEvent
+    first, second = (Task(n, TaskSpec(info, info.func, (), {}), None, info.func, (), {}, not n) for n in range(2))
 
-    def slow(**fields):
-        if fields["task_id"] == 0:
-            # While this event is being made, another thread's is delivered.
-            events.task_changed(Announce(second, States.pending, 0.0, 0, None, None))
-            assert delivered.wait(WAIT_S)
-        return made(**fields)
+    def slow(task):
+        # While this event is being made, another thread's is delivered.
+        events.task_changed(Announce(second, States.pending, 0.0, 0, None, None))
+        assert delivered.wait(WAIT_S)
 
-    monkeypatch.setattr(feed, "TaskEvent", slow)
+    monkeypatch.setattr(feed, "call_of", slow)
     events.start()
     try:
         events.task_changed(Announce(first, States.pending, 0.0, 0, None, None))
@@ -758,3 +755,24 @@ def test_failures_are_named_in_the_log(tmp_path):
     with flowcore.load({"run_dir": str(tmp_path / "runs")}) as dfk:
         flowcore.python_app(bad)()
     assert "task 0 (app 'bad') failed: ValueError: boo" in (dfk.run_dir / "flowcore.log").read_text()
+
+
+def test_a_hook_refuses_a_run_that_has_not_begun(load):
+    """Only that one may, and only so: whoever cannot work says it before anything is submitted."""
+    told = []
+
+    class Refuses:
+        @hookimpl
+        def flowcore_run_started(self, run):
+            raise ConfigurationError("there is no such database")
+
+        @hookimpl
+        def flowcore_run_finished(self, run, task_counts):
+            told.append(task_counts)
+            raise ConfigurationError("of no effect")
+
+    with pytest.raises(ConfigurationError, match="there is no such database"):
+        load(hooks=[Refuses()])
+    assert told == [{}]
+    with load():
+        pass

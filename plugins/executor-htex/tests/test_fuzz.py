@@ -14,6 +14,7 @@ import struct
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -61,6 +62,10 @@ def times(count: int) -> range:
     return range(int(count * FACTOR))
 
 
+def sample() -> protocol.Sample:
+    return protocol.Sample(7, 1, protocol.END, 1.7e9, 99, 3, 1.5, 0.5, 10**9, 10**10, 2.5, 4096, 512, "running")
+
+
 def samples() -> list[Any]:
     """A message of each kind, and greetings, as msgspec would write them: lists and maps, with all fields."""
     item = protocol.TaskItem(7, F, b"body", 2)
@@ -74,6 +79,8 @@ def samples() -> list[Any]:
         protocol.Stop("why"),
         protocol.Hold("m", "0"),
         protocol.Managers([protocol.ManagerInfo("m", "0", "host", 2, 1, 0.5, True)], ["0"], 3),
+        protocol.Samples([sample()], 1),
+        protocol.Node("m", "0", "host", 2, 64, 10**12, "3.12.1", True),
         protocol.hello("m", "0", "node1", 4),
         protocol.Refused("why"),
     ]
@@ -224,7 +231,7 @@ class Bench:
         self.ours, theirs = socket.socketpair()
         local = tmp_path / "s"
         local.mkdir()
-        settings = InterchangeSettings("127.0.0.1", f"{local}/hub", (1, 2), 10.0, "", False)
+        settings = InterchangeSettings("127.0.0.1", f"{local}/hub", (1, 2), 10.0, "", False, tell_nodes=True)
         self.interchange = Interchange(settings, Link(theirs))
         self.theirs = theirs
         self.interchange._send = self._take  # type: ignore[method-assign]
@@ -235,6 +242,9 @@ class Bench:
         self.ended: dict[int, int] = {}
         self.cancelled: set[int] = set()
         self.bad = 0
+        #: Managers that have come and are not gone, and what was told besides results.
+        self.nodes: Counter[str] = Counter()
+        self.told = 0
 
     def _take(self, outputs: Sequence[Any]) -> None:
         for identity, (header, *payload) in outputs:
@@ -250,6 +260,11 @@ class Bench:
                     assert item.key not in self.ended, "no result twice"
                     assert item.key not in self.cancelled
                     self.ended[item.key] = item.kind
+            elif isinstance(message, protocol.Node):
+                self.nodes[message.manager_id] += 1 if message.connected else -1
+                assert self.nodes[message.manager_id] >= 0, "none goes that has not come"
+            elif isinstance(message, protocol.Samples):
+                self.told += len(message.samples)
 
     def executor(self, message: protocol.Message, payload: Sequence[Any] = ()) -> None:
         self._take(self.dispatcher.from_executor(message, payload))
@@ -351,6 +366,9 @@ def test_whatever_managers_say_each_attempt_ends_once(rng: random.Random, bench:
         else:
             bench.now += rng.choice([1, 11])
             bench._take(bench.dispatcher.tick(bench.now))
+        if rng.random() < 0.01:
+            bench.interchange._pass_samples()
+        assert len(bench.dispatcher._samples) <= len(identities)
         bench._take([(None, protocol.encode(bench.dispatcher.report(bench.now)))])
     assert bench.bad > steps / 10
     assert set(bench.ended.values()) >= {protocol.VALUE, protocol.MANAGER_LOST}
@@ -358,6 +376,9 @@ def test_whatever_managers_say_each_attempt_ends_once(rng: random.Random, bench:
     bench.now += 100
     bench._take(bench.dispatcher.tick(bench.now))
     assert bench.dispatcher.managers == {}
+    assert bench.nodes.total() == 0
+    bench.interchange._pass_samples()
+    assert bench.told > 100 * FACTOR
     bench.manager(b"honest", protocol.encode(protocol.hello("honest", "9", "host", 1000, 8, 1e6))[0])
     for _ in range(bench.next_key + 1):
         keys = list(bench.dispatcher.managers[b"honest"].outstanding)

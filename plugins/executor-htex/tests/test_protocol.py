@@ -19,6 +19,13 @@ MESSAGES = [
     protocol.Heartbeat(),
     protocol.Stop("why"),
     protocol.Hold("m", "0"),
+    protocol.Samples(
+        [protocol.Sample(7, 1, protocol.END, 1.7e9, 4711, 3, 1.5, 0.25, 10**9, 10**10, 2.5, 4096, 512, "running")],
+        2,
+        "0",
+        "host",
+    ),
+    protocol.Node("m", "0", "host", 2, 64, 10**12, "3.12.1", True),
     protocol.Managers([protocol.ManagerInfo("m", "0", "host", 2, 1, 0.5, True)], ["0"], 3),
 ]
 
@@ -58,6 +65,16 @@ def test_payload_must_match_what_the_items_say() -> None:
 
 def test_a_manager_of_the_same_version_is_accepted() -> None:
     assert protocol.refusal(protocol.hello("m", "0", "node1", 4)) is None
+
+
+def test_a_greeting_without_what_is_for_people_is_understood() -> None:
+    greeting = msgspec.to_builtins(protocol.hello("m", "0", "node1", 4, total_memory=99))
+    for name in ("cpu_count", "total_memory", "python_version"):
+        assert greeting.pop(name)
+    read = protocol.decode_greeting(msgspec.msgpack.encode(greeting))
+    assert isinstance(read, protocol.Hello)
+    assert (read.cpu_count, read.total_memory, read.python_version) == (0, 0, "")
+    assert protocol.refusal(read) is None
 
 
 def test_a_refusal_names_both_sides() -> None:

@@ -46,9 +46,12 @@ class Dispatcher:
     Args:
         heartbeat_threshold: seconds of silence after which a manager is lost.
         policy: which manager is next.
+        tell_nodes: say to the executor when a manager comes or goes.
     """
 
-    def __init__(self, heartbeat_threshold: float, policy: SelectionPolicy | None = None) -> None:
+    def __init__(
+        self, heartbeat_threshold: float, policy: SelectionPolicy | None = None, *, tell_nodes: bool = False
+    ) -> None:
         self.managers: dict[bytes, Manager] = {}
         self._threshold = heartbeat_threshold
         self._ready: SelectionPolicy = RoundRobin() if policy is None else policy
@@ -74,6 +77,11 @@ class Dispatcher:
         self._blocks: dict[str, set[bytes]] = {}
         #: Something that the executor is to be told has changed.
         self.changed = False
+        self._tell_nodes = tell_nodes
+        #: What the executor was told of managers that have come and are not gone, by their ids, with their identities.
+        self._nodes: dict[str, tuple[bytes, protocol.Node]] = {}
+        #: Samples of managers, in the order in which they came: one message of each, for they wait for an answer.
+        self._samples: dict[bytes, protocol.Samples] = {}
 
     @property
     def pending(self) -> int:
@@ -208,6 +216,21 @@ class Dispatcher:
         for entry in reversed(self._later):
             self._pending.add_first(entry)
         self._later.clear()
+        if self._tell_nodes:
+            # One of that id is the same process: its last connection is dead, which may not have been noticed yet.
+            outputs += self._node_gone(greeting.manager_id)
+            node = protocol.Node(
+                greeting.manager_id,
+                greeting.block_id,
+                greeting.hostname,
+                greeting.slots,
+                greeting.cpu_count,
+                greeting.total_memory,
+                greeting.python_version,
+                True,
+            )
+            self._nodes[node.manager_id] = identity, node
+            outputs.append((None, protocol.encode(node)))
         return [*outputs, self._to(manager, protocol.Heartbeat()), *self._dispatch()]
 
     def from_manager(
@@ -241,6 +264,10 @@ class Dispatcher:
             return [self._to(manager, message), *self._dispatch()]
         if isinstance(message, protocol.Tasks):
             return self._take_back(manager, message, payload)
+        if isinstance(message, protocol.Samples):
+            message.block_id, message.hostname = manager.block_id, manager.hostname
+            self._samples[identity] = message
+            return []
         if not isinstance(message, protocol.Results):
             raise BadMessage(f"{type(message).__name__} is no message of a manager")
         if message.capacity < 0:
@@ -323,15 +350,25 @@ class Dispatcher:
             self._last_fit = None
         if manager is self._kept_free:
             self._give_up_place()
+        outputs: list[Output] = []
+        if self._nodes.get(manager.manager_id, (b"",))[0] == identity:
+            outputs += self._node_gone(manager.manager_id)
         if not manager.outstanding:
-            return []
+            return outputs
         body = msgspec.msgpack.encode((manager.manager_id, manager.hostname, reason or "it ended"))
         where = f"block {manager.block_id}, host {manager.hostname}"
         results = []
         for key in manager.outstanding:
             self._owner.pop(key, None)
             results.append(ResultItem(key, protocol.MANAGER_LOST, body, where=where))
-        return [(None, protocol.encode(protocol.Results(results)))]
+        return [(None, protocol.encode(protocol.Results(results))), *outputs]
+
+    def _node_gone(self, manager_id: str) -> list[Output]:
+        if manager_id not in self._nodes:
+            return []
+        _, node = self._nodes.pop(manager_id)
+        node.connected = False
+        return [(None, protocol.encode(node))]
 
     def tick(self, now: float) -> list[Output]:
         """Look for managers that have been silent for too long. Call about once a second."""
@@ -346,6 +383,20 @@ class Dispatcher:
         self._look_at = None
         outputs += self._dispatch()
         self._look_at = LOOK_AT
+        return outputs
+
+    @property
+    def has_samples(self) -> bool:
+        """Whether there are samples for the executor, when it has nothing else to read."""
+        return bool(self._samples)
+
+    def pass_samples(self) -> list[Output]:
+        """Pass on the samples that a manager sent, those that came first, and ask it for more."""
+        identity = next(iter(self._samples))
+        outputs: list[Output] = [(None, protocol.encode(self._samples.pop(identity)))]
+        manager = self.managers.get(identity)
+        if manager is not None:
+            outputs.append(self._to(manager, protocol.Samples([])))
         return outputs
 
     def report(self, now: float) -> protocol.Managers:

@@ -29,7 +29,9 @@ from flowcore.plugins.api import (
     ExecutorContext,
     ExecutorError,
     InterchangeLost,
+    NodeEvent,
     Provider,
+    ResourceSample,
     Staging,
     UnsupportedResource,
     at_least,
@@ -41,7 +43,7 @@ from flowcore_executor_htex.link import Link
 from flowcore_executor_htex.needs import needs_of
 from flowcore_executor_htex.settings import InterchangeSettings, Listening, ManagerSettings
 from flowcore_executor_htex.store import Store
-from flowcore_executor_htex.submit import Connection, key_of
+from flowcore_executor_htex.submit import Connection, attempt_of, key_of
 
 # Below the core's logger, so that it is in the run's log.
 logger = logging.getLogger("flowcore.executors.htex")
@@ -49,6 +51,10 @@ logger = logging.getLogger("flowcore.executors.htex")
 #: Seconds that the interchange has to start, and to end by itself.
 START_S = 30.0
 STOP_S = 5.0
+#: Seconds that what the interchange still has to tell, besides results, may take at the end.
+LAST_WORDS_S = 1.0
+#: Names of :attr:`flowcore_executor_htex.protocol.Sample.kind`.
+KINDS = {protocol.BEGIN: "begin", protocol.RUNNING: "running", protocol.END: "end"}
 LOOPBACK = "127.0.0.1"
 #: Tries PATH's python first where the user prepares the workers' environment, else this process's own.
 _FIND_PYTHON = (
@@ -228,6 +234,10 @@ class HighThroughputExecutor(BlockExecutor):
         self._managers_at = time.monotonic()
         #: Since when blocks have had no manager.
         self._deserted: dict[str, float] = {}
+        #: While somebody listens: managers that are connected, and when they were last said to be alive.
+        self._nodes: dict[str, protocol.Node] = {}
+        self._alive_at = time.monotonic()
+        self._samples_lost = 0
         self._breaking = threading.Lock()
 
     # --- life
@@ -254,6 +264,7 @@ class HighThroughputExecutor(BlockExecutor):
             debug=self.worker_debug,
             selection=self.manager_selection,
             sys_path=sys_path,
+            tell_nodes=context.nodes is not None,
             public_key=keys.server_public,
             secret_key=keys.server_secret,
             client_public_key=keys.client_public,
@@ -261,7 +272,14 @@ class HighThroughputExecutor(BlockExecutor):
         link, port = self._start_interchange(settings, directory / "interchange.err")
         # From here on, shutdown() ends the interchange by its link.
         self._connection = Connection(
-            self.label, link, context.report, self._take_managers, self._interchange_ended, self._store
+            self.label,
+            link,
+            context.report,
+            self._take_managers,
+            self._interchange_ended,
+            self._store,
+            None if context.resources is None else self._take_samples,
+            None if context.nodes is None else self._take_node,
         )
         path = directory / "manager.json"
         try:
@@ -272,6 +290,8 @@ class HighThroughputExecutor(BlockExecutor):
     def _manager_settings(
         self, keys: _Keys, listen: str, port: int, local_path: str, sys_path: tuple[str, ...]
     ) -> ManagerSettings:
+        context = self._context
+        assert context is not None
         return ManagerSettings(
             addresses=(listen,) if listen != "*" else (LOOPBACK, *get_all_addresses()),
             port=port,
@@ -293,6 +313,8 @@ class HighThroughputExecutor(BlockExecutor):
             walltime_s=self.provider.walltime_s,
             mpi_mode=self.enable_mpi_mode,
             mpi_launcher=self.mpi_launcher,
+            sample_period_s=context.resource_period_s,
+            tell_where=context.tell_where,
             server_public_key=keys.server_public,
             public_key=keys.client_public,
             secret_key=keys.client_secret,
@@ -341,8 +363,17 @@ class HighThroughputExecutor(BlockExecutor):
         self._stopping = True
         if self._connection is not None:
             self._connection.send(protocol.Stop())
+            if self._told:
+                self._connection.wait_for_end(LAST_WORDS_S)
             # An interchange that is too busy to read ends by its link, too.
             self._connection.close()
+        self._all_nodes_gone()
+        if self._samples_lost:
+            logger.warning(
+                "executor %s: %d samples of what tasks used were dropped, since the connection was behind",
+                self.label,
+                self._samples_lost,
+            )
         if self._process is not None:
             try:
                 self._process.wait(STOP_S)
@@ -552,6 +583,7 @@ class HighThroughputExecutor(BlockExecutor):
                 self._context.report([AttemptResult(*attempt, None, error) for attempt in lost])
 
     def _interchange_ended(self) -> None:
+        self._all_nodes_gone()
         if self._stopping:
             return
         assert self._process is not None
@@ -575,6 +607,86 @@ class HighThroughputExecutor(BlockExecutor):
         self._deserted = {block: self._deserted.get(block, now) for block in report.blocks if block not in inhabited}
         self._managers = report
         self._managers_at = now
+        if self._nodes and now - self._alive_at >= self.heartbeat_period:
+            self._alive_at = now
+            self._tell_nodes(
+                [self._nodes[m.manager_id] for m in report.managers if m.manager_id in self._nodes], "alive"
+            )
+
+    # --- for who watches
+
+    @property
+    def _told(self) -> bool:
+        """Whether somebody wants to hear of more than results."""
+        context = self._context
+        return context is not None and (context.resources is not None or context.nodes is not None)
+
+    def _take_samples(self, message: protocol.Samples) -> None:
+        assert self._context is not None
+        assert self._context.resources is not None
+        if message.lost:
+            self._samples_lost += message.lost
+        begun = [attempt_of(sample.key) for sample in message.samples if sample.kind == protocol.BEGIN]
+        if begun:
+            self._context.running(begun)
+        block_id, hostname = message.block_id, message.hostname
+        self._context.resources(
+            [
+                ResourceSample(
+                    *attempt_of(s.key),
+                    executor=self.label,
+                    block_id=block_id,
+                    hostname=hostname,
+                    worker=s.rank,
+                    at=s.at,
+                    kind=KINDS[s.kind],
+                    pid=s.pid,
+                    processes=s.processes,
+                    cpu_user_s=s.cpu_user_s,
+                    cpu_system_s=s.cpu_system_s,
+                    memory_resident=s.memory_resident,
+                    memory_virtual=s.memory_virtual,
+                    memory_percent=s.memory_percent,
+                    disk_read=s.disk_read,
+                    disk_write=s.disk_write,
+                    status=s.status,
+                )
+                for s in message.samples
+            ]
+        )
+
+    def _take_node(self, node: protocol.Node) -> None:
+        if node.connected:
+            self._nodes[node.manager_id] = node
+        else:
+            self._nodes.pop(node.manager_id, None)
+        self._tell_nodes([node], "connected" if node.connected else "gone")
+
+    def _all_nodes_gone(self) -> None:
+        gone, self._nodes = self._nodes, {}
+        self._tell_nodes(list(gone.values()), "gone")
+
+    def _tell_nodes(self, nodes: Sequence[protocol.Node], state: str) -> None:
+        if not nodes or self._context is None or self._context.nodes is None:
+            return
+        at = time.time()
+        self._context.nodes(
+            [
+                NodeEvent(
+                    executor=self.label,
+                    block_id=node.block_id,
+                    hostname=node.hostname,
+                    manager=node.manager_id,
+                    workers=node.workers,
+                    cpu_count=node.cpu_count,
+                    total_memory=node.total_memory,
+                    python_version=node.python_version,
+                    state=state,
+                    at=at,
+                )
+                for node in nodes
+            ]
+        )
 
     @property
     def _directory(self) -> Path:

@@ -117,7 +117,9 @@ class Interchange:
         self._executor = executor
         self._context: zmq.Context[Socket] = zmq.Context(io_threads=1)
         sys.path += [entry for entry in settings.sys_path if entry not in sys.path]
-        self._dispatcher = Dispatcher(settings.heartbeat_threshold, selection.make(settings.selection))
+        self._dispatcher = Dispatcher(
+            settings.heartbeat_threshold, selection.make(settings.selection), tell_nodes=settings.tell_nodes
+        )
         self._gate: security.Gate | None = None
         if settings.secret_key:
             self._gate = security.Gate(self._context, settings.client_public_key)
@@ -185,6 +187,8 @@ class Interchange:
                 self._from_executor()
             if self._managers in ready:
                 self._from_managers()
+            if self._dispatcher.has_samples:
+                self._pass_samples()
             if self._dispatcher.changed and (now := time.monotonic()) >= self._report_at:
                 self._report(now)
             if self._moved >= BUSY:
@@ -247,6 +251,11 @@ class Interchange:
                 self._warn_send("cannot send to %r: %s", identity, error)
                 self._send(self._dispatcher.unreachable(identity))
 
+    def _pass_samples(self) -> None:
+        # Only while all results have been written: samples may wait, and then their managers drop some.
+        while self._dispatcher.has_samples and not self._executor.has_unsent:
+            self._send(self._dispatcher.pass_samples())
+
     def _report(self, now: float) -> None:
         if self._report_unsent and now - self._reported_at < REPORT_ANYWAY_S:
             self._report_at = now + TICK_S
@@ -259,6 +268,10 @@ class Interchange:
         self._report_at = max(self._report_at, now - REPORT_BURST_S) + cost / REPORT_SHARE
 
     def _close(self) -> None:
+        # What managers that have ended said last.
+        if wire.waiting(self._managers):
+            self._from_managers()
+        self._pass_samples()
         stop = protocol.encode(protocol.Stop("the run has ended"))
         self._send([(identity, stop) for identity in self._dispatcher.managers])
         self._managers.close()

@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import psutil
@@ -32,6 +32,10 @@ from flowcore_executor_htex.link import Link, calm_collector
 from flowcore_executor_htex.pool import STUCK_S, Assignment, Pool
 from flowcore_executor_htex.settings import ManagerSettings, WorkerSettings
 from flowcore_executor_htex.tokens import Tokens
+
+if TYPE_CHECKING:
+    from flowcore_executor_htex.sampling import Sampler
+    from flowcore_executor_htex.usage import Page
 
 logger = logging.getLogger("flowcore_executor_htex.manager")
 
@@ -149,6 +153,17 @@ class StartAgain(Exception):
     """This manager and the interchange do not agree any more on what it has: another one is to take its place."""
 
 
+def new_page() -> Page | None:
+    """Return a page to share with a worker; None, and say so in the log, where the system has none to give."""
+    from flowcore_executor_htex.usage import Page  # by nobody who takes no samples
+
+    try:
+        return Page()
+    except OSError as error:
+        logger.warning("no samples are taken of a worker: %s", error)
+        return None
+
+
 class WorkerProcess:
     """A worker, with hardware threads of its own if ``cpus`` names some, and the link to it."""
 
@@ -159,6 +174,9 @@ class WorkerProcess:
         self.tokens = Tokens()
         #: Why it was ended, where its signal does not tell.
         self.distrusted = ""
+        #: What it says of its attempts, while samples are taken.
+        self.page = None if settings.sample_period_s is None else new_page()
+        inherited = [self.tokens.reader] if self.page is None else [self.tokens.reader, self.page.fd]
         accelerator = settings.accelerators[rank] if settings.accelerators else None
         ours, theirs = socket.socketpair()
         environment = {
@@ -174,7 +192,7 @@ class WorkerProcess:
             # take the place of a module.
             self.process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "flowcore_executor_htex.worker", str(theirs.fileno())],
-                pass_fds=[theirs.fileno(), self.tokens.reader],
+                pass_fds=[theirs.fileno(), *inherited],
                 stdin=subprocess.DEVNULL,
                 env=environment,
             )
@@ -182,7 +200,12 @@ class WorkerProcess:
         #: What the manager's poller looks for.
         self.watched = wire.POLLIN
         where = f"block {block_id}, host {socket.gethostname()}, worker {rank}"
-        setup = WorkerSettings(where, settings.sys_path, cpus, self.tokens.reader, settings.store)
+        page = -1 if self.page is None else self.page.fd
+        setup = WorkerSettings(
+            where, settings.sys_path, cpus, self.tokens.reader, settings.store, rank, page, settings.tell_where
+        )
+        if self.page is not None:
+            self.page.close_fd()
         self.link.send(msgspec.msgpack.encode(setup), [])
 
     def end(self) -> None:
@@ -257,7 +280,8 @@ class Manager:
         self._hub.connect(endpoint)
         left_s = needs.seconds_left(os.environ, settings.walltime_s, time.time(), time.monotonic() - started)
         memory_mb = 1000 * memory_gb()
-        greeting = protocol.hello(self._id, block_id, socket.gethostname(), slots, len(nodes), memory_mb, left_s)
+        total = psutil.virtual_memory().total
+        greeting = protocol.hello(self._id, block_id, socket.gethostname(), slots, len(nodes), memory_mb, left_s, total)
         wire.send(self._hub, protocol.encode(greeting))
         #: Messages to the interchange and from it since then.
         self._sent = 0
@@ -278,6 +302,12 @@ class Manager:
         self._held = False
         for rank in range(slots):
             self._workers.append(self._start_worker(rank))
+        self._sampler: Sampler | None = None
+        if settings.sample_period_s is not None:
+            from flowcore_executor_htex.sampling import Sampler  # by nobody who takes none
+
+            self._sampler = Sampler(settings.sample_period_s, lambda: self._workers, lambda: self._pool.working)
+            self._poller.register(self._sampler.bell, wire.POLLIN)
         logger.info("manager %s: %d workers, interchange at %s", self._id, slots, endpoint)
 
     @property
@@ -306,6 +336,8 @@ class Manager:
             if now - heard > self._settings.heartbeat_threshold:
                 raise GiveUp(f"nothing was heard of the interchange for {now - heard:.0f} s")
             wait_s = STUCK_S if self._pool.ahead else min(next_beat - now, self._drain_at - now, 1.0)
+            if self._sampler is not None:
+                wait_s = min(wait_s, self._sampler.outbox.wait_s(now))
             ready = dict(self._poller.poll(max(1, int(wait_s * 1000))))
             if self._hub in ready:
                 heard = now
@@ -318,6 +350,8 @@ class Manager:
             for rank in self._pool.stuck(now):
                 self._take_back(rank, now)
             self._assign(self._pool.assign(now))
+            if self._sampler is not None:
+                self._send_samples(self._sampler, ready, now)
             capacity = self._pool.capacity
             if results or capacity != self._capacity_told:
                 self._capacity_told = capacity
@@ -335,12 +369,23 @@ class Manager:
             if self._pool.busy:
                 time.sleep(REST_S)
 
+    def _send_samples(self, sampler: Sampler, ready: dict[Any, int], now: float) -> None:
+        if sampler.bell in ready:
+            sampler.heard()
+        samples = sampler.outbox.take(now)
+        if samples is not None:
+            self._send(samples)
+
     def _send(self, message: protocol.Message, payload: Sequence[Any] = ()) -> None:
         wire.send(self._hub, protocol.encode(message, payload))
         self._sent += 1
 
     def close(self) -> None:
         """End the workers and the connection."""
+        if self._sampler is not None:
+            self._sampler.close()
+            while (samples := self._sampler.outbox.take(time.monotonic(), last=True)) is not None:
+                self._send(samples)
         for worker in self._workers:
             worker.close()
             if worker.process.poll() is None:
@@ -382,6 +427,9 @@ class Manager:
                     self._workers[rank].end()
             elif isinstance(message, protocol.Forget):
                 self._assign(self._pool.forget(message.functions))
+            elif isinstance(message, protocol.Samples):
+                if self._sampler is not None:
+                    self._sampler.outbox.taken()
             elif isinstance(message, protocol.Hold):
                 self._held = True
             elif isinstance(message, protocol.Stop):
@@ -449,6 +497,10 @@ class Manager:
         elif isinstance(message, protocol.Heartbeat):
             self._pool.ready(worker.rank, now)
             self._failed_starts = 0
+        elif isinstance(message, protocol.Samples) and self._sampler is not None:
+            for sample in message.samples:
+                if sample.rank == worker.rank and self._pool.runs(worker.rank, sample.key):
+                    self._sampler.ended(sample)
         else:
             raise BadMessage(f"{type(message).__name__} is none")
         return []
@@ -461,6 +513,8 @@ class Manager:
                     logger.debug("worker %d is given %s", rank, [item.key for item in message.tasks])
                 worker.tokens.put(len(message.tasks))
                 message.epoch = worker.tokens.epoch
+                if self._sampler is not None:
+                    self._sampler.given()
             worker.link.send(protocol.encode_header(message), frames)
             if worker.link.has_unsent:
                 self._watch(worker)

@@ -139,6 +139,16 @@ class Pool:
         """Whether a worker has attempts behind the one that it runs: then :meth:`stuck` is to be asked soon."""
         return any(len(slot.given) > 1 for slot in self.slots)
 
+    @property
+    def working(self) -> bool:
+        """Whether a worker has an attempt. For any thread."""
+        return any(slot.given for slot in self.slots)
+
+    def runs(self, rank: int, key: int) -> bool:
+        """Return whether a worker is at this attempt, as far as is known."""
+        given = self.slots[rank].given
+        return bool(given) and given[0][0].key == key
+
     def _learn(self, function: bytes, duration_us: float) -> None:
         estimate = self._estimates.get(function)
         if estimate is None:

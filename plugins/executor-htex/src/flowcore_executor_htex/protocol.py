@@ -10,6 +10,7 @@ with defaults, and none may go: by them two ends of different versions can tell 
 
 from __future__ import annotations
 
+import os
 import platform
 import signal
 import sys
@@ -21,7 +22,7 @@ import msgspec
 from flowcore import __version__
 from flowcore.plugins.api import BadMessage
 
-PROTOCOL = 3
+PROTOCOL = 4
 #: Python versions whose first two parts differ cannot exchange functions by value.
 PYTHON = ".".join(platform.python_version_tuple()[:2])
 
@@ -39,6 +40,11 @@ TIMED_OUT = 4
 UNFIT = 5
 """No manager can ever have what the attempt needs; ``body`` is a text that says what, and what there is."""
 
+#: What a sample is of, in :class:`Sample.kind`: an attempt that has begun, that runs on, that has ended.
+BEGIN = 0
+RUNNING = 1
+END = 2
+
 #: Ends a worker that a walltime's exception cannot reach, since its call holds the interpreter. Not handled in Python,
 #: which could not run the handler.
 OVERRUN_SIGNAL = signal.SIGALRM
@@ -47,6 +53,9 @@ OVERRUN_SIGNAL = signal.SIGALRM
 #: Not below 0: of payload frames, those of others would be taken.
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Amount = Annotated[float, msgspec.Meta(ge=0)]
+Finite = Annotated[float, msgspec.Meta(ge=0, le=sys.float_info.max)]
+#: What every database can keep.
+Size = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 
 
 class Needs(msgspec.Struct, array_like=True, gc=False):
@@ -123,6 +132,29 @@ class ResultItem(msgspec.Struct, array_like=True, gc=False):
     stored: Stored | None = None
 
 
+class Sample(msgspec.Struct, array_like=True, gc=False):
+    """What an attempt used, at a moment. Times are in seconds, sizes in bytes, of its worker and all that this started.
+
+    ``key`` names the attempt, ``rank`` its worker, ``at`` is the node's epoch time; ``cpu_*`` and ``disk_*`` count from
+    the attempt's beginning. The others are of the moment.
+    """
+
+    key: Size
+    rank: Size
+    kind: Annotated[int, msgspec.Meta(ge=BEGIN, le=END)]
+    at: Finite
+    pid: Size
+    processes: Size
+    cpu_user_s: Finite
+    cpu_system_s: Finite
+    memory_resident: Size
+    memory_virtual: Size
+    memory_percent: Finite
+    disk_read: Size
+    disk_write: Size
+    status: Annotated[str, msgspec.Meta(max_length=32)]
+
+
 class ManagerInfo(msgspec.Struct, array_like=True):
     """What the interchange tells the executor of a manager."""
 
@@ -139,7 +171,7 @@ class Hello(msgspec.Struct, tag="hello"):
     """The first message of a manager. A map, not an array: see the module's rule.
 
     ``nodes`` and ``memory_mb`` are what it has for attempts that need some, ``left_s`` the seconds until its block ends
-    (None: not known).
+    (None: not known). The rest is for people: hardware threads, bytes of memory and the whole version of Python.
     """
 
     protocol: int
@@ -152,6 +184,9 @@ class Hello(msgspec.Struct, tag="hello"):
     nodes: int = 0
     memory_mb: float = 0.0
     left_s: float | None = None
+    cpu_count: Size = 0
+    total_memory: Size = 0
+    python_version: Annotated[str, msgspec.Meta(max_length=64)] = ""
 
 
 class Refused(msgspec.Struct, tag="refused"):
@@ -231,7 +266,33 @@ class Managers(msgspec.Struct, array_like=True, tag="M"):
     pending: int
 
 
-Message = Tasks | Results | Cancel | Forget | Heartbeat | Stop | Hold | Ended | Managers
+class Samples(msgspec.Struct, array_like=True, tag="U"):
+    """What attempts use, and how many samples were dropped before these since the connection was behind.
+
+    To a manager, and empty: those that it sent last have been passed on. Until then it sends no others. To the
+    executor, with the block and the host that they are of.
+    """
+
+    samples: list[Sample]
+    lost: Count = 0
+    block_id: str = ""
+    hostname: str = ""
+
+
+class Node(msgspec.Struct, array_like=True, tag="N"):
+    """A manager has come, or is gone; what it said of its node."""
+
+    manager_id: str
+    block_id: str
+    hostname: str
+    workers: int
+    cpu_count: int
+    total_memory: int
+    python_version: str
+    connected: bool
+
+
+Message = Tasks | Results | Cancel | Forget | Heartbeat | Stop | Hold | Ended | Managers | Samples | Node
 Greeting = Hello | Refused
 
 # msgspec lets the error of a broken UTF-8 string, a ValueError, through.
@@ -308,9 +369,24 @@ def hello(
     nodes: int = 0,
     memory_mb: float = 0.0,
     left_s: float | None = None,
+    total_memory: int = 0,
 ) -> Hello:
-    """Return the greeting of a manager of this version."""
-    return Hello(PROTOCOL, __version__, PYTHON, manager_id, block_id, hostname, slots, nodes, memory_mb, left_s)
+    """Return the greeting of a manager of this version, of what runs it and of the rest."""
+    return Hello(
+        PROTOCOL,
+        __version__,
+        PYTHON,
+        manager_id,
+        block_id,
+        hostname,
+        slots,
+        nodes,
+        memory_mb,
+        left_s,
+        os.cpu_count() or 0,
+        total_memory,
+        platform.python_version(),
+    )
 
 
 def refusal(greeting: Hello) -> str | None:

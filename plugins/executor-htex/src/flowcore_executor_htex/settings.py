@@ -23,7 +23,8 @@ class InterchangeSettings(_Settings, frozen=True):
     """What the interchange is told. Times are in seconds; empty keys mean no encryption.
 
     With ``local_path``, managers of this host come through a Unix socket there, and no port is opened. ``selection`` is
-    the policy's name, of :mod:`flowcore_executor_htex.selection`.
+    the policy's name, of :mod:`flowcore_executor_htex.selection`; ``tell_nodes``: the executor wants to hear of each
+    manager that comes or goes.
     """
 
     worker_address: str
@@ -34,6 +35,7 @@ class InterchangeSettings(_Settings, frozen=True):
     debug: bool
     selection: str = "round-robin"
     sys_path: tuple[str, ...] = ()
+    tell_nodes: bool = False
     public_key: str = ""
     secret_key: str = ""
     client_public_key: str = ""
@@ -50,6 +52,8 @@ class ManagerSettings(_Settings, frozen=True):
     """What a manager is told. Times are in seconds; empty keys mean no encryption.
 
     ``store`` is the folder for large arguments and results on this host; without one they travel with their messages.
+    ``sample_period_s`` is the time between two samples of what an attempt uses; 0: at its start and end; None: none.
+    ``tell_where``: say of every attempt where it ran, not only of those that failed.
     """
 
     addresses: tuple[str, ...]
@@ -72,6 +76,8 @@ class ManagerSettings(_Settings, frozen=True):
     walltime_s: float | None = None
     mpi_mode: bool = False
     mpi_launcher: str = "mpiexec"
+    sample_period_s: float | None = None
+    tell_where: bool = False
     server_public_key: str = ""
     public_key: str = ""
     secret_key: str = ""
@@ -81,6 +87,7 @@ class WorkerSettings(msgspec.Struct, frozen=True):
     """The first message to a worker: who it is, and where its modules are.
 
     ``cpus`` are its hardware threads (empty: all), ``tokens`` is the file descriptor of its pipe, ``store`` as above.
+    ``page`` is the file descriptor of what it shares with its manager while samples are taken.
     """
 
     where: str
@@ -88,6 +95,9 @@ class WorkerSettings(msgspec.Struct, frozen=True):
     cpus: list[int] = []
     tokens: int = -1
     store: str = ""
+    rank: int = 0
+    page: int = -1
+    tell_where: bool = False
 
 
 def write(path: Path, settings: ManagerSettings) -> None:

@@ -58,6 +58,11 @@ def key_of(task_id: int, try_id: int) -> int:
     return task_id << _TRY_BITS | try_id
 
 
+def attempt_of(key: int) -> tuple[int, int]:
+    """Return the (task_id, try_id) of a key."""
+    return key >> _TRY_BITS, key & (1 << _TRY_BITS) - 1
+
+
 class Connection:
     """The link to an interchange on this host.
 
@@ -68,6 +73,8 @@ class Connection:
         on_managers: takes the interchange's reports on its managers.
         on_end: called once, from the receiving thread, when the interchange's process has ended.
         store: where large arguments and results are, if workers are on this host.
+        on_samples: takes samples of what attempts use, behind the results that came with them.
+        on_node: takes managers that have come or are gone.
     """
 
     def __init__(
@@ -78,6 +85,8 @@ class Connection:
         on_managers: Callable[[protocol.Managers], None],
         on_end: Callable[[], None],
         store: Store | None = None,
+        on_samples: Callable[[protocol.Samples], None] | None = None,
+        on_node: Callable[[protocol.Node], None] | None = None,
     ) -> None:
         self._label = label
         self._link = link
@@ -85,6 +94,8 @@ class Connection:
         self._on_managers = on_managers
         self._on_end = on_end
         self._store = store
+        self._on_samples = on_samples
+        self._on_node = on_node
         #: Wakes the receiving thread: to end it, or since something waits to be written.
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._lock = threading.Lock()
@@ -185,7 +196,13 @@ class Connection:
         with self._lock:
             taken, self.outstanding = self.outstanding, {}
             self._items, self._frames = [], []
-        return [(key >> _TRY_BITS, key & (1 << _TRY_BITS) - 1) for key in taken]
+        return [attempt_of(key) for key in taken]
+
+    def wait_for_end(self, timeout_s: float) -> None:
+        """Wait until the interchange has closed its end, and what it sent last was taken in; at most so long."""
+        receiver = self._threads[1]
+        if receiver is not threading.current_thread():  # of which a user's callback may end the run
+            receiver.join(timeout_s)
 
     def close(self) -> None:
         """Close the link and end the threads."""
@@ -261,6 +278,8 @@ class Connection:
             if happened & ~select.POLLOUT:
                 messages, alive = self._link.receive()
                 self._take_messages(messages)
+                if self._closed:
+                    return  # by a user's callback, on this thread: the link is not there any more
             with self._lock:
                 if happened & select.POLLOUT:
                     self._link.flush()
@@ -271,6 +290,7 @@ class Connection:
 
     def _take_messages(self, messages: Sequence[list[bytes]]) -> None:
         results: list[AttemptResult] = []
+        samples: list[protocol.Samples] = []
         for header, *payload in messages:
             try:
                 message = protocol.decode(header)
@@ -284,11 +304,19 @@ class Connection:
                 if self._store is not None:
                     with self._lock:
                         self._store.sweep(self.outstanding)
+            elif isinstance(message, protocol.Samples):
+                samples.append(message)
+            elif isinstance(message, protocol.Node) and self._on_node is not None:
+                self._on_node(message)
         if results:
             self._report(results)
             with self._lock:
                 self._flush()
                 self._forget()
+        if self._on_samples is not None:
+            # Tasks that wait for these results are on their way by now.
+            for message in samples:
+                self._on_samples(message)
 
     def _take_results(self, items: Sequence[ResultItem], payload: Sequence[Any], results: list[AttemptResult]) -> None:
         position = 0
@@ -313,7 +341,7 @@ class Connection:
                         self._set_value(result, item, frames)
                 else:
                     result.error = self._error(item, frames)
-                    result.where = item.where
+                result.where = item.where
                 results.append(result)
 
     def _forget(self) -> None:

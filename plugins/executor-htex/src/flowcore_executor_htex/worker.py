@@ -19,7 +19,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -31,6 +31,9 @@ from flowcore_executor_htex.protocol import OVERRUN_SIGNAL
 from flowcore_executor_htex.settings import WorkerSettings
 from flowcore_executor_htex.store import LARGE, put_result, read
 from flowcore_executor_htex.tokens import Claims
+
+if TYPE_CHECKING:
+    from flowcore_executor_htex.usage import Usage
 
 _PR_SET_PDEATHSIG = 1
 #: Seconds that a call has to end after its walltime, before the worker ends instead.
@@ -75,6 +78,10 @@ class Worker:
         self._store = ""
         self._claims = Claims(-1)
         self._broken: ExecutorError | None = None
+        #: What results say of where they were made.
+        self._told: str | None = None
+        #: While samples are taken.
+        self._usage: Usage | None = None
 
     def run(self) -> None:
         """Work until the manager closes its end."""
@@ -100,9 +107,14 @@ class Worker:
     def _set_up(self, header: bytes) -> None:
         setup = msgspec.msgpack.decode(header, type=WorkerSettings)
         self._where = setup.where
+        self._told = setup.where if setup.tell_where else None
         self._cpus = setup.cpus
         self._store = setup.store
         self._claims = Claims(setup.tokens)
+        if setup.page >= 0:
+            from flowcore_executor_htex.usage import Page, Usage  # by nobody who takes none
+
+            self._usage = Usage(Page(setup.page), setup.rank)
         if setup.cpus:
             # Before anything that makes threads of its own is imported: they inherit it.
             os.sched_setaffinity(0, setup.cpus)
@@ -116,29 +128,39 @@ class Worker:
         buffers: list[memoryview] = []
         kind = protocol.VALUE
         place = None if item.place is None else _Placed(item.place)
+        usage = self._usage
+        if usage is not None:
+            usage.begin(item.key)
         try:
             if self._broken is not None:
                 raise self._broken.with_traceback(None)
             function = self._functions.get(item.function) or self._load(item.function)
             args, kwargs = self._arguments(item, frames)
             value = function(*args, **kwargs)
+            if usage is not None:
+                usage.end()
             body = NONE if value is None else serialize.dumps(value, buffers, what="the result of the app")
             # A task's objects must not live on while the next one runs.
             del args, kwargs, value
         except _Terminated:
             raise
         except BaseException as error:  # noqa: BLE001 - whatever a task raises is its result
+            if usage is not None:
+                usage.end()
             kind = protocol.ERROR
             buffers = []
             body = serialize.dumps_exception(error, _text(error))
         duration_us = int((time.perf_counter() - began) * 1e6)
         if place is not None:
             place.undo(self._cpus)
+        if usage is not None and usage.sample is not None:
+            # Before the result, behind which nobody waits for anything of this attempt.
+            self._send(protocol.encode_header(protocol.Samples([usage.sample])), [])
         overran = kind == protocol.ERROR and place is not None and walltime.still_running(UNWIND_S)
         if overran:
             # Before the result: what the attempt had for itself is free only when this process is gone.
             self._send(_OVERRAN, [])
-        where = self._where if kind == protocol.ERROR else None
+        where = self._where if kind == protocol.ERROR else self._told
         result = protocol.ResultItem(item.key, kind, body, len(buffers), duration_us, where)
         if buffers or len(body) >= LARGE:
             self._send_large(result, buffers)
