@@ -35,6 +35,7 @@ NEEDED = {
     r"\bpbspro\b|PBSProProvider|TorqueProvider": ("provider", "pbspro"),
     r"\"ssh\"|SSHChannel": ("channel", "ssh"),
     r"parsl": ("compat", "parsl"),
+    r"\"monitoring\"|MonitoringHub": ("hooks", "monitoring"),
 }
 SECTIONS = [section for page in PAGES for section in guide.sections(page)]
 

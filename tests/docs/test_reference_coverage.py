@@ -36,12 +36,12 @@ HEADER = ("documented name or behaviour", "in flowcore", "shown by")
 SECTIONS = (
     "Quickstart and tutorial", "Overview", "Apps", "Futures", "Passing Python objects", "Staging data files",
     "Execution", "MPI apps",
-    "Error handling", "Memoization and checkpointing", "Configuration", "Example parallel patterns",
+    "Error handling", "Memoization and checkpointing", "Configuration", "Monitoring", "Example parallel patterns",
     "Structuring programs",
     "Lifted operators", "Join apps", "Usage statistics", "Plugins", "Measuring performance", "FAQ",
-    "API: Core", "API: Configuration", "API: Channels", "API: Data management", "API: HighThroughputExecutor",
-    "API: Launchers",
-    "API: Providers", "API: Batch jobs", "API: Exceptions", "API: Internal",
+    "API: Core", "API: Monitoring", "API: Configuration", "API: Channels", "API: Data management",
+    "API: HighThroughputExecutor", "API: Launchers", "API: Providers", "API: Batch jobs", "API: Exceptions",
+    "API: Internal",
 )  # fmt: skip
 
 _DOTTED = re.compile(r"((?:flowcore|flowcore_\w+)(?:\.\w+)+)(?:\((\w+)\))?")

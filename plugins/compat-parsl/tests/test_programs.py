@@ -227,7 +227,7 @@ MISSING = re.compile(
 #: Those whose distributions are all in this repository.
 WHOLE = {
     *("adhoc", "bridges", "expanse", "frontera", "frontera_overview", "globus", "illinois", "midway", "polaris_mpi"),
-    *("stampede2", "staging_in_task", "staging_separate", "working_dir"),
+    *("aspire1", "monitoring", "stampede2", "staging_in_task", "staging_separate", "working_dir"),
 }
 
 

@@ -1,0 +1,181 @@
+"""What recording a run costs: no-op tasks per second with and without it, in one run, beside Parsl's monitoring.
+
+flowcore's htex with two workers, encrypted, runs without monitoring, and with a MonitoringHub that writes to an SQLite
+file; Parsl's htex the same, where Parsl is installed with its monitoring. All take turns, each in a fresh process.
+Machines differ and are noisy: read the ratios, and the microseconds of processor time per task in the user's process,
+which noise touches less. Memory is what that process holds beyond what it held before the tasks, whose futures are
+dropped as they come. ``behind_s`` is how long after the last result the run had ended, and the database had everything.
+
+    python benchmarks/monitoring.py --tasks 50000 --repeats 5 --json results.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import report
+
+App = Callable[..., Any]
+Figures = dict[str, float]
+WORKERS = 2
+#: Tasks that are on their way at once: results are dropped as they come, so that only what is kept of tasks is seen.
+WINDOW = 5000
+#: Enough for seconds, where all others get more.
+PARSL_TASKS = 1000
+
+
+def noop() -> None:
+    """The task."""
+
+
+@contextmanager
+def flowcore_htex(folder: str, monitored: bool) -> Iterator[Callable[[Callable[..., Any]], App]]:
+    """flowcore's htex, with or without a MonitoringHub."""
+    import flowcore
+
+    monitoring = {"monitoring": {"plugin": "monitoring"}} if monitored else {}
+    config = {"executors": [{"plugin": "htex", "max_workers_per_node": WORKERS}], "run_dir": folder, **monitoring}
+    with flowcore.load(config):
+        yield flowcore.python_app
+
+
+@contextmanager
+def parsl_htex(folder: str, monitored: bool) -> Iterator[Callable[[Callable[..., Any]], App]]:
+    """Parsl's htex, with or without its MonitoringHub."""
+    import parsl
+
+    # Its workers are found on PATH.
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    monitoring = None
+    if monitored:
+        from parsl.monitoring import MonitoringHub
+
+        monitoring = MonitoringHub(hub_address="127.0.0.1", logging_endpoint=f"sqlite:///{folder}/monitoring.db")
+    executor = parsl.HighThroughputExecutor(max_workers_per_node=WORKERS, address="127.0.0.1")
+    with parsl.load(parsl.Config(executors=[executor], run_dir=folder, monitoring=monitoring)):
+        yield parsl.python_app
+
+
+SYSTEMS: dict[str, tuple[Any, bool]] = {
+    "flowcore": (flowcore_htex, False),
+    "flowcore-monitored": (flowcore_htex, True),
+    "parsl": (parsl_htex, False),
+    "parsl-monitored": (parsl_htex, True),
+}
+
+
+def resident() -> float:
+    """Return the bytes of memory that this process holds."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def run(app: App, count: int) -> None:
+    """Run tasks, with a bounded number on their way."""
+    futures: list[Any] = []
+    for _ in range(count):
+        futures.append(app())
+        if len(futures) == WINDOW:
+            for future in futures[: WINDOW // 2]:
+                future.result()
+            del futures[: WINDOW // 2]
+    for future in futures:
+        future.result()
+
+
+def measure(name: str, tasks: int) -> Figures:
+    """Measure one system once."""
+    make, monitored = SYSTEMS[name]
+    with tempfile.TemporaryDirectory() as folder:
+        with make(folder, monitored) as decorate:
+            app = decorate(noop)
+            run(app, 500)
+            before, cpu, began = resident(), time.process_time(), time.perf_counter()
+            run(app, tasks)
+            took, used = time.perf_counter() - began, time.process_time() - cpu
+            held = resident() - before
+            ended = time.perf_counter()
+        figures = {"tasks_per_s": tasks / took, "cpu_us_per_task": 1e6 * used / tasks, "memory_mb": held / 1e6}
+        if monitored:
+            figures["behind_s"] = time.perf_counter() - ended
+            figures["database_bytes_per_task"] = size_of_database(folder) / tasks
+    return figures
+
+
+def size_of_database(folder: str) -> int:
+    """Return the bytes of the databases in a folder."""
+    return sum(path.stat().st_size for path in Path(folder).rglob("monitoring.db"))
+
+
+RATIOS = [
+    ("flowcore: tasks/s with monitoring, share of those without (goal 0.85)", "flowcore-monitored", "flowcore"),
+    ("Parsl: tasks/s with monitoring, share of those without", "parsl-monitored", "parsl"),
+    ("with monitoring: flowcore's tasks/s, times Parsl's", "flowcore-monitored", "parsl-monitored"),
+]
+
+
+def ratios(results: dict[str, Figures]) -> dict[str, float]:
+    """Return the ratios of what ran."""
+    return {
+        text: results[ours]["tasks_per_s"] / results[theirs]["tasks_per_s"]
+        for text, ours, theirs in RATIOS
+        if ours in results and theirs in results
+    }
+
+
+def main() -> None:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tasks", type=int, default=50_000, help="no-op tasks per round; Parsl gets fewer")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--json", nargs="?", const="-", help="write the figures as JSON, to a file or to stdout")
+    parser.add_argument("--only", choices=SYSTEMS, help=argparse.SUPPRESS)  # one system once, in this process
+    options = parser.parse_args()
+    if options.only:
+        print(json.dumps(measure(options.only, options.tasks)))
+        return
+    systems = ["flowcore", "flowcore-monitored"]
+    if importlib.util.find_spec("parsl") is None:
+        print("Parsl is not installed here, and is left out", file=sys.stderr)
+    else:
+        systems += ["parsl", "parsl-monitored"]
+    rounds: dict[str, list[Figures]] = {}
+    for number in range(options.repeats):
+        # Every other round backwards: who comes first would always meet the machine in the same state.
+        for name in systems[:: -1 if number % 2 else 1]:
+            print(f"round {number + 1}/{options.repeats}: {name}", file=sys.stderr, flush=True)
+            tasks = min(options.tasks, PARSL_TASKS) if name.startswith("parsl") else options.tasks
+            rounds.setdefault(name, []).append(report.isolated(__file__, "--only", name, f"--tasks={tasks}"))
+    results = {
+        name: {figure: statistics.median(one[figure] for one in runs) for figure in runs[0]}
+        for name, runs in rounds.items()
+    }
+    each = [ratios({name: runs[number] for name, runs in rounds.items()}) for number in range(options.repeats)]
+    spread = {text: (min(r[text] for r in each), max(r[text] for r in each)) for text in each[0]}
+    if options.json:
+        made = report.make(
+            options.repeats, results, ratios(results), "flowcore", "flowcore-executor-htex",
+            "flowcore-monitoring-sqlite", "sqlalchemy", "parsl",
+        )  # fmt: skip
+        made["ranges"] = spread
+        if report.write(made, options.json):
+            return
+    for name, figures in results.items():
+        print(f"{name:20}", "  ".join(f"{figure} {value:,.2f}" for figure, value in figures.items()))
+    for text, ratio in ratios(results).items():
+        low, high = spread[text]
+        print(f"{ratio:8.2f} {f'({low:.2f} to {high:.2f})':20} {text}")
+
+
+if __name__ == "__main__":
+    main()

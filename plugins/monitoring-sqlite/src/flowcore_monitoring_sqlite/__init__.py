@@ -1,0 +1,1 @@
+"""Records runs in a database, and answers questions on them."""

@@ -1,0 +1,347 @@
+"""The process that writes the database: ``python -m flowcore_monitoring_sqlite.writer``.
+
+Rules of this module. It reads the journal behind the user's program, and has nothing that is not in the journal: it may
+be killed at any moment, and another one goes on where the database says. A database that does not answer, is locked or
+full is asked again, with pauses that grow, until it takes what there is. The process ends with the journal's last
+record; when the user's program is gone without one, all that is there is written, and the run is interrupted.
+
+Its settings come as a line of JSON on the standard input, since the URL may hold a password. It answers with a line
+of JSON: null once the database has its tables, or the reason why it cannot be used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import logging
+import os
+import signal
+import sys
+import time
+import types
+from collections.abc import Callable
+from pathlib import Path
+
+import attrs
+from sqlalchemy import Engine
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
+
+from flowcore.plugins.api import FlowcoreError
+from flowcore_monitoring_sqlite import database, recorder, schema
+from flowcore_monitoring_sqlite.journal import (
+    START,
+    JournalError,
+    JournalReader,
+    remove_before,
+    sole_reader,
+)
+from flowcore_monitoring_sqlite.owner import STATUS_FILE, remove, write_file
+
+logger = logging.getLogger("flowcore.monitoring.writer")
+
+#: Seconds between two looks at a journal that has nothing new.
+PERIOD_S = 0.2
+#: Bytes of the journal that go into one transaction, about.
+BATCH_BYTES = 1024 * 1024
+#: Seconds between two signs of life of a run in which nothing happens.
+BEAT_S = 10.0
+#: Seconds before a database that refused is asked again, at first and at most.
+FIRST_PAUSE_S = 0.1
+LONGEST_PAUSE_S = 5.0
+#: Seconds for which a writer whose program is gone asks a database that refuses.
+ORPHAN_S = 600.0
+#: How much the writer steps back behind the tasks of this machine.
+NICE = 5
+#: The share of one processor that the writer takes while processors are short, unless the database is further behind
+#: what happens than so many seconds.
+SHARE = 0.1
+BEHIND_S = 1.5
+#: Seconds that it steps back at a time, at most.
+LONGEST_STEP_S = 0.5
+
+
+@attrs.frozen
+class Settings:
+    """What a writer is told.
+
+    Attributes:
+        folder: of the journal.
+        url: of the database.
+        run_id: the run.
+        pid: of the user's program, whose child the writer is.
+        debug: whether to log much.
+    """
+
+    folder: str
+    url: str = attrs.field(repr=False)
+    run_id: str
+    pid: int
+    debug: bool = False
+
+
+class Stopped(BaseException):
+    """The writer was told to end."""
+
+
+class Writer:
+    """Brings a journal into a database.
+
+    Args:
+        folder: of the journal.
+        run_id: the run.
+        url: of the database.
+        gone: whether the user's program is gone, so that nothing will be added any more.
+        tell: called with why the database does not take what there is, and with None when it does again.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        run_id: str,
+        url: str,
+        gone: Callable[[], bool],
+        tell: Callable[[str | None], None] = lambda _: None,
+    ) -> None:
+        self._folder = folder
+        self._run_id = run_id
+        self._url = url
+        self._gone = gone
+        self._tell = tell
+        self._engine: Engine | None = None
+        self._reader = JournalReader(folder)
+        self._beat_at = 0.0
+        #: Whether the database has the run's last record.
+        self._ended = False
+        #: Events that were written, and when the last one of a task was.
+        self.events = 0
+        self._newest = 0.0
+
+    def open(self) -> None:
+        """Connect, make the tables or bring them up to date, and find out how far the journal is written.
+
+        Raises:
+            DatabaseError, SchemaError: the database cannot be used.
+            SQLAlchemyError: it does not answer.
+        """
+        self.close()
+        self._engine = database.writer(self._url)
+        with self._engine.begin() as connection:
+            schema.create_or_migrate(connection)
+            there = recorder.position_of(connection, self._run_id)
+            self._ended = recorder.has_ended(connection, self._run_id)
+        self._reader.seek(there or START)
+
+    def run(self, orphan_s: float = ORPHAN_S) -> bool:
+        """Write until the journal's last record, or all there is once the user's program is gone.
+
+        Args:
+            orphan_s: seconds for which a database that refuses is asked again when the program is gone.
+
+        Returns:
+            Whether all is written, and the run's end with it.
+
+        Raises:
+            JournalError: the journal is damaged; what is before that is written.
+        """
+        pause = FIRST_PAUSE_S
+        pace = Pace()
+        gone_at: float | None = None
+        told = False
+        while True:
+            # In this order: what a program wrote before its end is seen.
+            gone = self._gone()
+            if gone and gone_at is None:
+                gone_at = time.monotonic()
+            try:
+                if self._engine is None:
+                    self.open()
+                pace.begin()
+                ended, wrote = self.step(gone)
+            except (SQLAlchemyError, recorder.Moved) as error:
+                reason = database.reason(error)
+                logger.warning("the database does not take what there is: %s; asked again in %.1f s", reason, pause)
+                self._tell(reason)
+                told = True
+                # What was sent may have arrived: where to go on is asked of the database.
+                self.close()
+                if gone_at is not None and time.monotonic() - gone_at > orphan_s:
+                    return False
+                time.sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE_S)
+                continue
+            pause = FIRST_PAUSE_S
+            if told:
+                self._tell(None)
+                told = False
+            if ended:
+                return True
+            time.sleep(pace.after(self._newest) if wrote else PERIOD_S)
+
+    def close(self) -> None:
+        """Close the database and the journal. Idempotent."""
+        self._reader.close()
+        if self._engine is not None:
+            self._engine.dispose()
+            self._engine = None
+
+    def step(self, gone: bool = False) -> tuple[bool, bool]:
+        """Write one batch.
+
+        Args:
+            gone: whether nothing will be added any more: a run that has no end then was interrupted.
+
+        Returns:
+            Whether that was the end of the run, and whether there was something to write.
+
+        Raises:
+            JournalError: the journal is damaged.
+            Moved: another process has written to the database meanwhile.
+            SQLAlchemyError: the database does not take it now.
+        """
+        assert self._engine is not None
+        before = self._reader.position
+        batch = recorder.Batch(self._run_id)
+        try:
+            for record in self._reader.read(BATCH_BYTES):
+                batch.add(record)
+        except JournalError:
+            if self._reader.position == before:
+                raise
+            # What was before the damage is written first.
+        after = self._reader.position
+        if after != before:
+            with self._engine.begin() as connection:
+                recorder.write(connection, batch, before, after)
+            self.events += batch.events
+            self._newest = batch.newest
+            self._beat_at = time.monotonic()
+            logger.debug("%d events are written, up to %s", batch.events, after)
+            if after.segment != before.segment:
+                remove_before(self._folder, after.segment)
+            return batch.end is not None, True
+        if self._ended:
+            return True, False
+        if gone:
+            self.interrupt()
+            return True, False
+        if time.monotonic() - self._beat_at > BEAT_S:
+            with self._engine.begin() as connection:
+                recorder.beat(connection, self._run_id)
+            self._beat_at = time.monotonic()
+        return False, False
+
+    def interrupt(self) -> None:
+        """Note that the run was interrupted."""
+        assert self._engine is not None
+        logger.info("the program is gone, and its run was not ended: it was interrupted")
+        with self._engine.begin() as connection:
+            recorder.finish(connection, self._run_id, "interrupted", None)
+
+
+def main() -> int:
+    """Serve the program whose child this is."""
+    settings = Settings(**json.loads(sys.stdin.readline()))
+    folder = Path(settings.folder)
+    logging.basicConfig(
+        level=logging.DEBUG if settings.debug else logging.WARNING,
+        format="%(asctime)s %(levelname)s %(message)s",
+        stream=sys.stderr,
+    )
+    signal.signal(signal.SIGTERM, _stop)
+    with contextlib.suppress(OSError):
+        os.nice(NICE)
+    # What is decoded is in no cycles, and it is much.
+    gc.set_threshold(200_000, 20, 20)
+
+    def gone() -> bool:
+        return os.getppid() != settings.pid
+
+    def tell(problem: str | None) -> None:
+        # A folder that is full, or gone, must not stop the writer.
+        with contextlib.suppress(OSError):
+            write_file(folder / STATUS_FILE, problem)
+
+    writer = Writer(folder, settings.run_id, settings.url, gone, tell)
+    try:
+        with sole_reader(folder):
+            # What a writer before this one has said is over.
+            tell(None)
+            _answer(_first_problem(writer))
+            done = writer.run()
+            writer.close()
+            if done and gone():
+                remove(folder)
+            return 0 if done else 1
+    except Stopped:
+        return 1
+    except FlowcoreError as error:
+        logger.error("%s", error)
+        tell(str(error))
+        return 2
+    finally:
+        # It ends already: whoever asks for that meets the interpreter's own end, which must not fail.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        writer.close()
+
+
+class Pace:
+    """Leaves the processors to the tasks where there are not enough for both.
+
+    To write what there is to say of a short task takes about as long as the task. So the writer goes slowly while it
+    has to wait for a processor, or for the disk, as long as the database is not much behind.
+    """
+
+    def __init__(self) -> None:
+        self.begin()
+
+    def begin(self) -> None:
+        """Begin to look at a batch."""
+        self._at, self._used = time.perf_counter(), time.process_time()
+
+    def after(self, newest: float) -> float:
+        """Return the seconds to step back after a batch.
+
+        Args:
+            newest: when the last event of the batch was, epoch seconds.
+        """
+        took, used = time.perf_counter() - self._at, time.process_time() - self._used
+        room = BEHIND_S - (time.time() - newest)
+        if took < 1.3 * used or room <= 0:
+            return 0.0
+        return min(used * (1 / SHARE - 1), room, LONGEST_STEP_S)
+
+
+def _first_problem(writer: Writer) -> str | None:
+    """Return why the database can never be used; None if it can, or if it may later."""
+    try:
+        writer.open()
+    except FlowcoreError as error:
+        return str(error)
+    except OperationalError as error:
+        reason = database.reason(error)
+        if "locked" in reason:
+            writer.close()
+            return None
+        return reason
+    except SQLAlchemyError as error:
+        return database.reason(error)
+    return None
+
+
+def _answer(problem: str | None) -> None:
+    print(json.dumps(problem), flush=True)  # noqa: T201 - the protocol
+    # Nobody reads any more: what is written there by a library must not fail.
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.close(null)
+    if problem is not None:
+        raise SystemExit(3)
+
+
+def _stop(number: int, frame: types.FrameType | None) -> None:
+    raise Stopped
+
+
+if __name__ == "__main__":
+    sys.exit(main())
