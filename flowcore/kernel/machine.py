@@ -500,7 +500,7 @@ class Machine:
         at = event.at
         for result in event.results:
             task = tasks.get(result.task_id)
-            if task is None or task.try_id != result.try_id:
+            if task is None or task.try_id != result.try_id or task.deciding:
                 continue
             state = task.state
             failure = result.error
@@ -539,6 +539,8 @@ class Machine:
             # What brings a file is done again by the next attempt of the task that needs it.
             self._fail(task, failure, math.inf, at, actions)
         elif self._ask_retry_cost and isinstance(failure, Exception):
+            # What else is heard of this attempt until the answer comes is stale: it has ended.
+            task.deciding = True
             actions.append(AskRetryCost(task, failure))
         else:
             self._fail(task, failure, 1, at, actions)
@@ -553,6 +555,7 @@ class Machine:
         task = self.tasks.get(event.task_id)
         if task is None or task.state in FINAL or task.try_id != event.try_id:
             return
+        task.deciding = False
         if event.error is not None:
             self._end(task, States.failed, "retry handler raised", event.at, actions, None, event.error)
         else:
