@@ -177,11 +177,13 @@ def svg(graph: Graph, title: str) -> str:
         )
         at += _legend_width(name)
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}" '
+        f'<svg class="graph" xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}" '
         f'viewBox="0 0 {width:.0f} {height:.0f}" role="img" aria-label="{escape(title)}: {graph.tasks} tasks">\n'
-        "<style>svg{background:#fff}text{font:11px sans-serif;text-anchor:middle;fill:#111}.plain,.title"
-        "{text-anchor:start}.title{font-size:14px;font-weight:bold}rect{stroke:#555;stroke-width:.7}"
-        ".edge{fill:none;stroke:#777}.join{stroke-dasharray:4 3}</style>\n"
+        # Of this picture alone: in a page, they would be for all that is there.
+        "<style>.graph{background:#fff}.graph text{font:11px sans-serif;text-anchor:middle;fill:#111}"
+        ".graph .plain,.graph .title{text-anchor:start}.graph .title{font-size:14px;font-weight:bold}"
+        ".graph rect{stroke:#555;stroke-width:.7}.graph .edge{fill:none;stroke:#777}"
+        ".graph .join{stroke-dasharray:4 3}</style>\n"
         '<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
         '<path d="M0 0 8 4 0 8z" fill="#777"/></marker></defs>\n'
         f'<text class="title" x="{_MARGIN}" y="26">{escape(title)}: {graph.tasks} tasks</text>\n'
