@@ -25,6 +25,10 @@ class AutoLogName:
 AUTO_LOGNAME: Final = AutoLogName()
 
 
+#: Options of a bash_app's call that may be files which the task makes.
+STREAMS = ("stdout", "stderr")
+
+
 class File:
     """Names a file by URL, wherever it is.
 
@@ -141,6 +145,13 @@ def expanded(path: str) -> str:
     if path.startswith("~"):
         path = os.path.expanduser(path)  # noqa: PTH111 - light
     return _VARIABLE.sub(value, path) if "$" in path else path
+
+
+def stream_file(stream: object) -> File | None:
+    """Return the File of what a stream's option was given, a File or ``(File, mode)``; None for all else."""
+    if isinstance(stream, tuple) and stream:
+        stream = stream[0]
+    return stream if isinstance(stream, File) else None
 
 
 def safe_name(file: File) -> str:

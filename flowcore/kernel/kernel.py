@@ -34,7 +34,7 @@ from flowcore.errors import (
     describe,
     note_for,
 )
-from flowcore.files import AUTO_LOGNAME
+from flowcore.files import AUTO_LOGNAME, STREAMS, stream_file
 from flowcore.futures import AppFuture, DataFuture, KernelFuture
 from flowcore.kernel import arguments, machine, staging
 from flowcore.kernel.checkpoint import CheckpointFile
@@ -554,14 +554,14 @@ class Kernel:
     def _name_logs(self, task: Task) -> None:
         kwargs = task.spec.kwargs
         label = f"_{task.spec.log_label}" if task.spec.log_label else ""
-        for stream in ("stdout", "stderr"):
+        for stream in STREAMS:
             if kwargs.get(stream) is AUTO_LOGNAME:
                 folder = self.run_dir / "task_logs" / f"{task.id // 10000:04}"
                 kwargs[stream] = str(folder / f"task_{task.id:04}_{task.spec.app.name}{label}.{stream}")
-        task.future._stdout, task.future._stderr = (self._stream_of(task, kwargs.get(s)) for s in staging.STREAMS)
+        task.future._stdout, task.future._stderr = (self._stream_of(task, kwargs.get(s)) for s in STREAMS)
 
     def _stream_of(self, task: Task, stream: Any) -> Any:
-        file = staging.stream_file(stream)
+        file = stream_file(stream)
         return stream if file is None else DataFuture(task.future, file, task.id)
 
     def _name_future(self, future: Future[Any]) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flowcore.errors import StagingError
-from flowcore.files import File, shown_url
+from flowcore.files import STREAMS, File, shown_url, stream_file
 from flowcore.futures import DataFuture
 from flowcore.kernel import arguments
 from flowcore.kernel.task import Task
@@ -20,8 +20,6 @@ logger = logging.getLogger(__name__)
 
 #: Asked first for the stager of a file: ``(file, executor label, "in" or "out")``.
 StagerHook = Callable[[File, str, str], Staging | None]
-#: Options of a call that may be files which the task makes.
-STREAMS = ("stdout", "stderr")
 
 
 class DataManager:
@@ -249,13 +247,6 @@ class DataManager:
         if folder is not None:
             context.folder = folder
         return context
-
-
-def stream_file(stream: Any) -> File | None:
-    """Return the File of what ``stdout=`` or ``stderr=`` was given, a File or ``(File, mode)``; None for all else."""
-    if isinstance(stream, tuple) and stream:
-        stream = stream[0]
-    return stream if isinstance(stream, File) else None
 
 
 def _with_file(stream: Any, take: Callable[[File], File]) -> Any:

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from flowcore.errors import StagingError, TransferError, add_note
-from flowcore.files import File
+from flowcore.files import STREAMS, File, stream_file
 from flowcore.outputs import check_outputs
 from flowcore.plugins.staging import Staging, StagingContext
 
@@ -183,9 +183,8 @@ class StagedCall:
 
     def _push_streams(self, options: Mapping[str, Any], failure: Exception) -> None:
         """Take what a command that failed has written to its streams: it says why."""
-        streams = [options.get(name) for name in ("stdout", "stderr")]
-        files = [stream[0] if isinstance(stream, tuple) else stream for stream in streams]
-        paths = {file.filepath for file in files if isinstance(file, File)}
+        streams = (stream_file(options.get(name)) for name in STREAMS)
+        paths = {file.filepath for file in streams if file is not None}
         for stager, file in self.pushes:
             if file.filepath in paths and Path(file.filepath).exists():
                 try:
