@@ -15,7 +15,6 @@ import argparse
 import importlib.util
 import json
 import os
-import statistics
 import sys
 import tempfile
 import time
@@ -156,25 +155,17 @@ def main() -> None:
             print(f"round {number + 1}/{options.repeats}: {name}", file=sys.stderr, flush=True)
             tasks = min(options.tasks, PARSL_TASKS) if name.startswith("parsl") else options.tasks
             rounds.setdefault(name, []).append(report.isolated(__file__, "--only", name, f"--tasks={tasks}"))
-    results = {
-        name: {figure: statistics.median(one[figure] for one in runs) for figure in runs[0]}
-        for name, runs in rounds.items()
-    }
-    each = [ratios({name: runs[number] for name, runs in rounds.items()}) for number in range(options.repeats)]
-    spread = {text: (min(r[text] for r in each), max(r[text] for r in each)) for text in each[0]}
+    results = report.medians(rounds)
+    seen, spread = ratios(results), report.ranges(rounds, ratios)
     if options.json:
         made = report.make(
-            options.repeats, results, ratios(results), "flowcore", "flowcore-executor-htex",
+            options.repeats, results, seen, "flowcore", "flowcore-executor-htex",
             "flowcore-monitoring-sqlite", "sqlalchemy", "parsl",
         )  # fmt: skip
         made["ranges"] = spread
         if report.write(made, options.json):
             return
-    for name, figures in results.items():
-        print(f"{name:20}", "  ".join(f"{figure} {value:,.2f}" for figure, value in figures.items()))
-    for text, ratio in ratios(results).items():
-        low, high = spread[text]
-        print(f"{ratio:8.2f} {f'({low:.2f} to {high:.2f})':20} {text}")
+    report.show(results, seen, spread)
 
 
 if __name__ == "__main__":

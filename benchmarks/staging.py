@@ -23,7 +23,6 @@ import contextlib
 import json
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -309,13 +308,6 @@ def ratios(results: dict[str, Figures]) -> dict[str, float]:
     return found
 
 
-def ranges(rounds: dict[str, list[Figures]]) -> dict[str, tuple[float, float]]:
-    """Return the least and the most that each ratio was in any round, of figures that were taken in that same round."""
-    count = len(next(iter(rounds.values())))
-    each = [ratios({name: runs[number] for name, runs in rounds.items()}) for number in range(count)]
-    return {text: (min(r[text] for r in each), max(r[text] for r in each)) for text in each[0]}
-
-
 def in_memory(needed: int) -> Path:
     """Return a file system in memory that has room for so many bytes, or else the folder for temporary files."""
     memory = Path("/dev/shm")
@@ -358,21 +350,14 @@ def main() -> None:
             for name in systems[:: -1 if number % 2 else 1]:
                 print(f"round {number + 1}/{options.repeats}: {name}", file=sys.stderr, flush=True)
                 rounds.setdefault(name, []).append(isolated(name, files))
-    results = {
-        name: {figure: statistics.median(run[figure] for run in rounds[name]) for figure in rounds[name][0]}
-        for name in systems
-    }
-    seen, spread = ratios(results), ranges(rounds)
+    results = report.medians({name: rounds[name] for name in systems})
+    seen, spread = ratios(results), report.ranges(rounds, ratios)
     if options.json:
         made = report.make(options.repeats, results, seen, "flowcore", "flowcore-executor-htex", "parsl", "pyftpdlib")
         made |= {"ranges": spread, "files": options.files, "size": options.size, "folder": str(folder)}
         if report.write(made, options.json):
             return
-    for name, figures in results.items():
-        print(f"{name:20}", "  ".join(f"{figure} {value:,.2f}" for figure, value in figures.items()))
-    for text, ratio in seen.items():
-        low, high = spread[text]
-        print(f"{ratio:8.2f} {f'({low:.2f} to {high:.2f})':20} {text}")
+    report.show(results, seen, spread)
 
 
 if __name__ == "__main__":

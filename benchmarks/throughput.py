@@ -293,14 +293,6 @@ def ratios(results: dict[str, Figures]) -> dict[str, float]:
     return found
 
 
-def ranges(rounds: dict[str, list[Figures]]) -> dict[str, tuple[float, float]]:
-    """Return the least and the most that each ratio was in any round, of figures that were taken in that same round."""
-    each = [
-        ratios({name: runs[number] for name, runs in rounds.items()}) for number in range(len(rounds["flowcore-htex"]))
-    ]
-    return {text: (min(r[text] for r in each), max(r[text] for r in each)) for text in each[0]}
-
-
 def main() -> None:
     """Run from the command line."""
     default = "flowcore-htex-plain,flowcore-htex-tcp,parsl,process-pool,thread-pool,hub"
@@ -328,21 +320,14 @@ def main() -> None:
         for name in systems[:: -1 if number % 2 else 1]:
             print(f"round {number + 1}/{options.repeats}: {name}", file=sys.stderr, flush=True)
             rounds.setdefault(name, []).append(isolated(name, options))
-    results = {
-        name: {figure: statistics.median(run[figure] for run in runs) for figure in runs[0]}
-        for name, runs in rounds.items()
-    }
-    seen, spread = ratios(results), ranges(rounds)
+    results = report.medians(rounds)
+    seen, spread = ratios(results), report.ranges(rounds, ratios)
     if options.json:
         made = report.make(options.repeats, results, seen, "flowcore", "flowcore-executor-htex", "parsl", "pyzmq")
         made["ranges"] = spread
         if report.write(made, options.json):
             return
-    for name, figures in results.items():
-        print(f"{name:20}", "  ".join(f"{figure} {value:,.2f}" for figure, value in figures.items()))
-    for text, ratio in seen.items():
-        low, high = spread[text]
-        print(f"{ratio:8.2f} {f'({low:.2f} to {high:.2f})':20} {text}")
+    report.show(results, seen, spread)
 
 
 if __name__ == "__main__":

@@ -84,7 +84,7 @@ def test_the_range_of_a_ratio_is_of_figures_of_one_round(throughput: Any) -> Non
         "flowcore-htex": [{"tasks_per_s": 10.0}, {"tasks_per_s": 30.0}, {"tasks_per_s": 20.0}],
         "hub": [{"tasks_per_s": 100.0}, {"tasks_per_s": 100.0}, {"tasks_per_s": 40.0}],
     }
-    assert throughput.ranges(rounds) == {text: (0.1, 0.5)}
+    assert throughput.report.ranges(rounds, throughput.ratios) == {text: (0.1, 0.5)}
 
 
 def test_balance(tmp_path: Path) -> None:
