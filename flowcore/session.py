@@ -92,7 +92,7 @@ class DataFlowKernel:
             raise
         self._stop_periodic = threading.Event()
         self._periodic: threading.Thread | None = None
-        self._feed.start()
+        self._feed.start(self.kernel.take_steps)
         atexit.register(self._at_exit)
         try:
             signals.watch(self)
@@ -319,7 +319,7 @@ class DataFlowKernel:
             checkpoint=self._checkpoint,
             checkpoint_at_once=config.checkpoint_mode == "task_exit",
             garbage_collect=config.garbage_collect,
-            feed=self._feed,
+            tell_steps=self._feed.active,
             hints=self._hints if self.hooks.wanted("flowcore_failure_hints") else None,
         )
         #: Moves the files of tasks; see :class:`flowcore.kernel.staging.DataManager`.
@@ -411,7 +411,7 @@ class DataFlowKernel:
                 period_s,
                 None if period_s is None else self._resources_used,
                 self._nodes_changed if self.hooks.wanted("flowcore_node_events") else None,
-                self.hooks.wanted("flowcore_attempt_events"),
+                self._feed.active,
             )
         )
         if pool is not None:

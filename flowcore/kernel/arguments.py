@@ -20,13 +20,13 @@ _CONTAINERS = frozenset({list, tuple, dict, set, frozenset})
 
 
 class Found:
-    """What :func:`find` met: the futures, each once and in order, whether one is in a container, and any File."""
+    """What :func:`find` met: the futures, each once and in order, whether one is in a container, and the Files."""
 
     __slots__ = ("_seen", "files", "futures", "nested")
 
     def __init__(self) -> None:
         self.futures: list[Future[Any]] = []
-        self.files = False
+        self.files: list[File] = []
         self.nested = False
         #: Futures and containers.
         self._seen: set[int] = set()
@@ -70,7 +70,7 @@ class Found:
                 self._seen.add(id(value))
                 self.futures.append(value)
         elif isinstance(value, File):
-            self.files = True
+            self.files.append(value)
 
 
 def _parts(container: Any) -> Iterable[Any]:

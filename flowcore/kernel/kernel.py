@@ -37,8 +37,8 @@ from flowcore.errors import (
 from flowcore.files import AUTO_LOGNAME, STREAMS, stream_file
 from flowcore.futures import AppFuture, DataFuture, KernelFuture
 from flowcore.kernel import arguments, machine, staging
+from flowcore.kernel.calls import call_of
 from flowcore.kernel.checkpoint import CheckpointFile
-from flowcore.kernel.feed import EventFeed
 from flowcore.kernel.memo import MISSING, Memoizer
 from flowcore.kernel.states import FINAL, States
 from flowcore.kernel.task import AppInfo, RetryHandler, Task, TaskSpec
@@ -78,7 +78,7 @@ class Kernel:
         checkpoint: where results go; None: nowhere.
         checkpoint_at_once: write each result as it comes; else on :meth:`checkpoint`.
         garbage_collect: forget tasks that are over.
-        feed: tells hooks of what happens; None where none exist.
+        tell_steps: whether somebody takes the steps that tasks make, with :meth:`take_steps`.
         hints: asked for advice on failures.
     """
 
@@ -93,7 +93,7 @@ class Kernel:
         checkpoint: CheckpointFile | None = None,
         checkpoint_at_once: bool = False,
         garbage_collect: bool = True,
-        feed: EventFeed | None = None,
+        tell_steps: bool = False,
         hints: Hinter | None = None,
     ) -> None:
         self.executors = executors
@@ -109,7 +109,7 @@ class Kernel:
         self._unwritten: deque[tuple[str, Any]] = deque()
         #: Held while results are written: a checkpoint() that finds nothing to do waits for the one that took it.
         self._writing = threading.Lock()
-        self._feed = feed if feed is not None and feed.active else None
+        self._tell_steps = tell_steps
         self._hints = hints
         self._ids = itertools.count()
         # Reentrant: a signal handler of the user may ask for counts while this thread is in the machine.
@@ -117,9 +117,7 @@ class Kernel:
         self._thread = _ThreadState()
         self._closed = False
         self._retries = retries
-        self._machine = machine.Machine(
-            retries, retry_handler is not None, not garbage_collect, announce=self._feed is not None
-        )
+        self._machine = machine.Machine(retries, retry_handler is not None, not garbage_collect, tell_steps)
         self._perform: dict[type, Callable[[Any], None]] = {
             machine.Submit: self._submit,
             machine.Settle: self._settle,
@@ -133,7 +131,6 @@ class Kernel:
             machine.TellStagers: self._tell_stagers,
             machine.CancelAttempt: self._cancel_attempt,
         }
-        self._handle = self._machine.handle if self._feed is None else self._handle_and_announce
         self._labels: list[str] = []
         self._lone: str | None = None
         self.executors_changed()
@@ -168,7 +165,7 @@ class Kernel:
         task_id = next(self._ids)
         future: AppFuture[Any] = AppFuture(task_id, self)
         memoized = app.cache and self._memoizer is not None
-        needs_preparing = memoized or (found is not None and (found.files or bool(found.futures)))
+        needs_preparing = memoized or (found is not None and bool(found.files or found.futures))
         task = Task(task_id, spec, future, spec.func, spec.args, spec.kwargs, needs_preparing)
         if app.kind == "bash" and ("stdout" in spec.kwargs or "stderr" in spec.kwargs):
             self._name_logs(task)
@@ -177,7 +174,8 @@ class Kernel:
             future._outputs = [DataFuture(future, file, task_id) for file in spec.outputs]
         if not needs_preparing:
             task.executor = self._choose(app)
-        self._post(machine.Submitted(task, () if found is None else found.futures, time.time()))
+        call = call_of(spec) if self._tell_steps and (needs_preparing or spec.kwargs) else None
+        self._post(machine.Submitted(task, () if found is None else found.futures, time.time(), call))
         return future
 
     def report(self, results: Sequence[AttemptResult]) -> None:
@@ -186,8 +184,6 @@ class Kernel:
             for result in results:
                 if result.error is not None:
                     self._note_failure(result)
-            if self._feed is not None:
-                self._announce_attempts(results)
             self._post(machine.AttemptsEnded(results, time.time()))
         except Exception:
             # The executor's thread must live on; a defect here is this module's.
@@ -200,6 +196,12 @@ class Kernel:
     def tasks(self) -> list[Task]:
         """Return the records of the tasks that are not over, or of all if they are kept. To be read only."""
         return list(self._machine.tasks.values())
+
+    def take_steps(self) -> list[tuple[Any, ...]]:
+        """Return the changes of tasks' states since the last call, in their order, as the rows of TaskEvents."""
+        with self._lock:
+            steps, self._machine.steps = self._machine.steps, []
+        return steps
 
     def task_status(self, task_id: int) -> str:
         """Return the name of a task's state; ``unsched`` for one that is not known (any more)."""
@@ -278,7 +280,7 @@ class Kernel:
         thread.acting = True
         perform = self._perform
         lock = self._lock
-        handle = self._handle
+        handle = self._machine.handle
         problem: BaseException | None = None
         try:
             while True:
@@ -320,21 +322,14 @@ class Kernel:
 
     def _submit(self, action: machine.Submit) -> None:
         task = action.task
-        label = task.executor
-        assert label is not None
         spec = task.spec
-        if task.try_id and self.executors[label].bad_state_is_set:
-            label = task.executor = self._choose(spec.app)
+        assert task.executor is not None
         attempt = Attempt(
             task.id, task.try_id, spec.app.name, task.func, task.args, task.kwargs, spec.resource_specification
         )
-        if self._feed is not None:
-            self._feed.attempt(task, None, None, None)
         try:
-            self.executors[label].submit(attempt)
+            self.executors[task.executor].submit(attempt)
         except Exception as error:  # noqa: BLE001 - whatever an executor raises fails this attempt
-            if self._feed is not None:
-                self._feed.attempt(task, time.time(), None, error)
             self._attempt_failed(task, error)
 
     def _attempt_failed(self, task: Task, error: BaseException) -> None:
@@ -459,7 +454,6 @@ class Kernel:
             actions: list[machine.Action] = []
             with self._lock:
                 self._machine.cancel_now(task, time.time(), actions)
-                actions = self._announce(actions)
             for following in actions:
                 self._perform[type(following)](following)
 
@@ -478,9 +472,6 @@ class Kernel:
         if error is not None and task.state is States.failed and not task.cancelled:
             self._note_attempts(task, error)
             logger.info("%s failed: %s", task, describe(error))
-        if self._feed is not None and task.try_time_returned < task.try_time_launched:
-            # Cancelled or abandoned: its executor will not report it.
-            self._feed.attempt(task, time.time(), None, error)
         future = task.future
         callbacks = self._thread.callbacks
         future._final_status = task.state.name
@@ -494,21 +485,6 @@ class Kernel:
 
     def _tell_stagers(self, action: machine.TellStagers) -> None:
         staging.app_has_run(action.task, action.error)
-
-    def _handle_and_announce(self, event: machine.Event) -> list[machine.Action]:
-        return self._announce(self._machine.handle(event))
-
-    def _announce(self, actions: list[machine.Action]) -> list[machine.Action]:
-        # With the lock held: after it, the next change of a task could overtake this one in another thread.
-        if self._feed is None:
-            return actions
-        others: list[machine.Action] = []
-        for action in actions:
-            if type(action) is machine.Announce:
-                self._feed.task_changed(action)
-            else:
-                others.append(action)
-        return others
 
     # --- parts of actions
 
@@ -605,14 +581,6 @@ class Kernel:
         if self._hints is not None:
             for hint in self._hints(error, task.spec.app.name, task.executor):
                 add_note(error, f"flowcore: {hint}")
-
-    def _announce_attempts(self, results: Sequence[AttemptResult]) -> None:
-        assert self._feed is not None
-        now = time.time()
-        for result in results:
-            task = self._machine.tasks.get(result.task_id)
-            if task is not None and task.try_id == result.try_id:
-                self._feed.attempt(task, now, result.where, result.error)
 
 
 def unknown_executor(who: str, label: str, known: Sequence[str]) -> UnknownExecutorError:

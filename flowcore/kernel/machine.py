@@ -22,17 +22,22 @@ from flowcore.kernel.cycles import find_cycle
 from flowcore.kernel.states import FINAL, TRANSITIONS, States
 from flowcore.kernel.task import Task
 from flowcore.plugins.executor import AttemptResult
+from flowcore.plugins.hookspecs import MOST_NAMED, TaskCall
 
 # --- events: what happened. `at` is epoch seconds.
 
 
 @attrs.define(slots=True, eq=False)
 class Submitted:
-    """A call was made; ``dependencies`` are the futures among its arguments, each once."""
+    """A call was made; ``dependencies`` are the futures among its arguments, each once.
+
+    ``call`` is what is worth a record of the call.
+    """
 
     task: Task
     dependencies: Sequence[Future[Any]]
     at: float
+    call: TaskCall | None = None
 
 
 @attrs.define(slots=True, eq=False)
@@ -250,18 +255,6 @@ class Settle:
     error: BaseException | None
 
 
-@attrs.define(slots=True, eq=False)
-class Announce:
-    """The task changed its state; made only while somebody listens."""
-
-    task: Task
-    state: States
-    at: float
-    try_id: int
-    executor: str | None
-    error: BaseException | None
-
-
 Action = (
     Watch
     | Prepare
@@ -274,8 +267,21 @@ Action = (
     | TellStagers
     | CancelAttempt
     | Settle
-    | Announce
 )
+
+# Members of an enumeration, and their names, are looked up slowly (a tenth of a microsecond each in CPython 3.11).
+DEP_FAIL = States.dep_fail
+EXEC_DONE = States.exec_done
+FAIL_RETRYABLE = States.fail_retryable
+FAILED = States.failed
+JOINING = States.joining
+LAUNCHED = States.launched
+MEMO_DONE = States.memo_done
+PENDING = States.pending
+RUNNING = States.running
+RUNNING_ENDED = States.running_ended
+UNSCHED = States.unsched
+_NAMES = {state: None if state is UNSCHED else state.name for state in States}
 
 #: How many of the last steps, of all tasks, are remembered for the message of an InvalidTransition.
 HISTORY = 2000
@@ -288,7 +294,10 @@ class Machine:
         retries: how much cost of failed attempts a task may have and still be tried again.
         ask_retry_cost: whether a retry handler decides the cost; else every failure costs 1.
         keep_finished: keep the records of tasks that are over.
-        announce: make an Announce action for each change of state.
+        keep_steps: append each change of a task's state to :attr:`steps`.
+
+    Attributes:
+        steps: the changes since somebody took the list away, as the rows of TaskEvents.
     """
 
     def __init__(
@@ -296,12 +305,13 @@ class Machine:
         retries: float = 0,
         ask_retry_cost: bool = False,
         keep_finished: bool = False,
-        announce: bool = False,
+        keep_steps: bool = False,
     ) -> None:
         self.tasks: dict[int, Task] = {}
         self.counts: dict[States, int] = dict.fromkeys(States, 0)
         self.unfinished = 0
-        self.announce = announce
+        self.steps: list[tuple[Any, ...]] = []
+        self._keep_steps = keep_steps
         self._retries = retries
         self._ask_retry_cost = ask_retry_cost
         self._keep_finished = keep_finished
@@ -335,7 +345,9 @@ class Machine:
 
     # --- steps
 
-    def _move(self, task: Task, state: States, event: str, at: float, actions: list[Action], error: Any = None) -> None:
+    def _move(
+        self, task: Task, state: States, event: str, at: float, error: BaseException | None = None, tell: bool = True
+    ) -> None:
         before = task.state
         if state not in TRANSITIONS[before]:
             steps = "\n".join(f"  {e}: {s.name}" for i, e, s in self._history if i == task.id) or "  none"
@@ -344,13 +356,32 @@ class Machine:
                 f"{task} cannot go from {before.name} to {state.name} on {event}. Its last steps:\n{steps}",
             )
         counts = self.counts
-        if before is not States.unsched:
+        if before is not UNSCHED:
             counts[before] -= 1
         counts[state] += 1
         task.state = state
         self._history.append((task.id, event, state))
-        if self.announce:
-            actions.append(Announce(task, state, at, task.try_id, task.executor, error))
+        if tell and self._keep_steps:
+            self._keep(task, state, before, at, error)
+
+    def _keep(
+        self, task: Task, state: States, before: States, at: float, error: BaseException | None = None,
+        call: TaskCall | None = None,
+    ) -> None:  # fmt: skip
+        app = task.spec.app
+        history = task.fail_history
+        launched_at = ended_at = where = None
+        if state is not RUNNING and (before is LAUNCHED or before is RUNNING):
+            # Of an attempt that is cancelled or abandoned, no end is reported.
+            launched_at, reported_at = task.try_time_launched, task.try_time_returned
+            ended_at, where = (reported_at, task.where) if reported_at >= launched_at else (at, None)
+        self.steps.append(
+            (
+                task.id, app.name, app.kind, _NAMES[state], _NAMES[before], at, task.try_id, task.executor,
+                task.memo_key, task.depends, error, 0 if history is None else len(history), task.fail_cost,
+                _joined(task.joins) if state is JOINING else (), call, launched_at, ended_at, where,
+            )
+        )  # fmt: skip
 
     def _wait_for(self, task: Task, futures: Sequence[Future[Any]], actions: list[Action]) -> None:
         waiting = 0
@@ -387,16 +418,16 @@ class Machine:
     def _go_on(self, task: Task, actions: list[Action]) -> None:
         """Nothing holds the task up any more: take the next step."""
         state = task.state
-        if state is States.pending or state is States.fail_retryable:
+        if state is PENDING or state is FAIL_RETRYABLE:
             actions.append(FinishStaging(task) if task.executor is not None else Prepare(task))
-        elif state is States.joining:
+        elif state is JOINING:
             actions.append(CollectJoin(task))
         else:
             actions.append(CollectStageOuts(task))
 
     def _launch(self, task: Task, event: str, at: float, actions: list[Action]) -> None:
         task.try_time_launched = at
-        self._move(task, States.launched, event, at, actions)
+        self._move(task, LAUNCHED, event, at)
         actions.append(Submit(task))
 
     def _end(
@@ -410,7 +441,7 @@ class Machine:
         error: BaseException | None,
     ) -> None:
         task.time_returned = at
-        self._move(task, state, event, at, actions, error)
+        self._move(task, state, event, at, error)
         self.unfinished -= 1
         if not self._keep_finished:
             del self.tasks[task.id]
@@ -424,15 +455,13 @@ class Machine:
     def _fail(self, task: Task, failure: BaseException, cost: float, at: float, actions: list[Action]) -> None:
         task.fail_cost += cost
         if task.fail_cost <= self._retries:
-            self._move(task, States.fail_retryable, "attempt failed", at, actions, failure)
+            self._move(task, FAIL_RETRYABLE, "attempt failed", at, failure)
             task.try_id += 1
-            if task.needs_preparing:
-                task.executor = None
-                actions.append(Prepare(task))
-            else:
-                self._launch(task, "retry", at, actions)
+            # Anew: its executor may be one that takes no more.
+            task.executor = None
+            actions.append(Prepare(task))
         else:
-            self._end(task, States.failed, "attempt failed", at, actions, None, failure)
+            self._end(task, FAILED, "attempt failed", at, actions, None, failure)
 
     # --- events
 
@@ -440,27 +469,35 @@ class Machine:
         task = event.task
         at = event.at
         task.time_invoked = at
-        # In this order: an interrupt in between leaves no record that is half made.
-        self._move(task, States.pending, "submitted", at, actions)
-        self.unfinished += 1
-        self.tasks[task.id] = task
-        if self._make_abort_error is not None:
-            # The call was made just as the run ended.
-            self._end(task, States.failed, "run ended", at, actions, None, self._make_abort_error(task))
-            return
         if event.dependencies:
             task.depends = tuple(
                 f.tid
                 for f in event.dependencies
                 if isinstance(f, AppFuture | DataFuture) and f.tid is not None and f.owner is task.future.owner
             )
+        # In this order: an interrupt in between leaves no record that is half made.
+        self._move(task, PENDING, "submitted", at, tell=False)
+        self.unfinished += 1
+        self.tasks[task.id] = task
+        straight = not (task.needs_preparing or event.dependencies or self._make_abort_error)
+        if straight:
+            task.try_time_launched = at
+            self._move(task, LAUNCHED, "submitted", at, tell=False)
+        if self._keep_steps:
+            # One step if it is: most tasks are so, and each step has its price.
+            self._keep(task, task.state, UNSCHED, at, call=event.call)
+        if straight:
+            actions.append(Submit(task))
+            return
+        if self._make_abort_error is not None:
+            # The call was made just as the run ended.
+            self._end(task, FAILED, "run ended", at, actions, None, self._make_abort_error(task))
+            return
+        if event.dependencies:
             self._wait_for(task, event.dependencies, actions)
             if task.waiting:
                 return
-        if task.needs_preparing:
-            actions.append(Prepare(task))
-        else:
-            self._launch(task, "submitted", at, actions)
+        actions.append(Prepare(task))
 
     def _future_done(self, event: FutureDone, actions: list[Action]) -> None:
         task = self.tasks.get(event.task_id)
@@ -479,7 +516,7 @@ class Machine:
         task = self.tasks.get(event.task_id)
         if task is not None and task.state not in FINAL:
             task.from_memo = True
-            self._end(task, States.memo_done, "memo hit", event.at, actions, event.value, None)
+            self._end(task, MEMO_DONE, "memo hit", event.at, actions, event.value, None)
 
     def _twin_runs(self, event: TwinRuns, actions: list[Action]) -> None:
         task = self.tasks.get(event.task_id)
@@ -492,7 +529,7 @@ class Machine:
     def _dependencies_failed(self, event: DependenciesFailed, actions: list[Action]) -> None:
         task = self.tasks.get(event.task_id)
         if task is not None and task.state not in FINAL:
-            state = States.dep_fail if task.state is States.pending else States.failed
+            state = DEP_FAIL if task.state is PENDING else FAILED
             self._end(task, state, "dependency failed", event.at, actions, None, event.error)
 
     def _attempts_ended(self, event: AttemptsEnded, actions: list[Action]) -> None:
@@ -505,24 +542,25 @@ class Machine:
             state = task.state
             failure = result.error
             # Before its launch, a task can fail in preparation (staging, memo hashing); all else is stale.
-            may_end = state is States.launched or state is States.running
-            if not may_end and not (failure is not None and state in (States.pending, States.fail_retryable)):
+            may_end = state is LAUNCHED or state is RUNNING
+            if not may_end and not (failure is not None and state in (PENDING, FAIL_RETRYABLE)):
                 continue
             task.try_time_returned = at
+            task.where = result.where
             if failure is None:
                 if task.spec.app.kind == "join":
                     task.joins = result.value
-                    self._move(task, States.joining, "attempt ended", at, actions)
+                    self._move(task, JOINING, "attempt ended", at)
                     actions.append(BeginJoin(task))
                 elif task.stage_outs:
                     task.value = result.value
-                    self._move(task, States.running_ended, "attempt ended", at, actions)
+                    self._move(task, RUNNING_ENDED, "attempt ended", at)
                     actions.append(TellStagers(task, None))
                     self._wait_for(task, task.stage_outs, actions)
                     if task.waiting == 0:
                         self._go_on(task, actions)
                 else:
-                    self._end(task, States.exec_done, "attempt ended", at, actions, result.value, None)
+                    self._end(task, EXEC_DONE, "attempt ended", at, actions, result.value, None)
                 continue
             self._attempt_failed(task, failure, at, actions)
 
@@ -548,8 +586,8 @@ class Machine:
     def _attempts_running(self, event: AttemptsRunning, actions: list[Action]) -> None:
         for task_id, try_id in event.attempts:
             task = self.tasks.get(task_id)
-            if task is not None and task.try_id == try_id and task.state is States.launched:
-                self._move(task, States.running, "running", event.at, actions)
+            if task is not None and task.try_id == try_id and task.state is LAUNCHED:
+                self._move(task, RUNNING, "running", event.at)
 
     def _retry_cost(self, event: RetryCost, actions: list[Action]) -> None:
         task = self.tasks.get(event.task_id)
@@ -557,20 +595,20 @@ class Machine:
             return
         task.deciding = False
         if event.error is not None:
-            self._end(task, States.failed, "retry handler raised", event.at, actions, None, event.error)
+            self._end(task, FAILED, "retry handler raised", event.at, actions, None, event.error)
         else:
             self._fail(task, event.failure, event.cost, event.at, actions)
 
     def _join_returned(self, event: JoinReturned, actions: list[Action]) -> None:
         task = self.tasks.get(event.task_id)
-        if task is None or task.state is not States.joining or task.try_id != event.try_id:
+        if task is None or task.state is not JOINING or task.try_id != event.try_id:
             return
         # All other edges lead to older tasks: only a join can close a cycle.
         inner = [t for f in event.futures if (t := self._unfinished_task(f)) is not None]
         cycle = find_cycle(task, inner, self.tasks)
         if cycle:
             error = DependencyCycle(task.id, [str(t) for t in cycle])
-            self._end(task, States.failed, "join in a cycle", event.at, actions, None, error)
+            self._end(task, FAILED, "join in a cycle", event.at, actions, None, error)
             return
         self._wait_for(task, event.futures, actions)
         if task.waiting == 0:
@@ -581,10 +619,10 @@ class Machine:
         if task is None or task.state in FINAL or task.try_id != event.try_id:
             return
         if event.error is None:
-            self._end(task, States.exec_done, "finished", event.at, actions, event.value, None)
-        elif task.state is States.joining:
+            self._end(task, EXEC_DONE, "finished", event.at, actions, event.value, None)
+        elif task.state is JOINING:
             # The futures that were joined have had their own retries.
-            self._end(task, States.failed, "join failed", event.at, actions, None, event.error)
+            self._end(task, FAILED, "join failed", event.at, actions, None, event.error)
         else:
             self._attempt_failed(task, event.error, event.at, actions)
 
@@ -592,7 +630,7 @@ class Machine:
         task = self.tasks.get(event.task_id)
         if task is None or task.state in FINAL:
             return
-        if task.state is States.launched or task.state is States.running:
+        if task.state is LAUNCHED or task.state is RUNNING:
             actions.append(CancelAttempt(task))
         else:
             self.cancel_now(task, event.at, actions)
@@ -601,7 +639,7 @@ class Machine:
         """End the task as cancelled: it has not started, or its executor has taken it back."""
         if task.state not in FINAL:
             task.cancelled = True
-            self._end(task, States.failed, "cancelled", at, actions, None, CancelledError())
+            self._end(task, FAILED, "cancelled", at, actions, None, CancelledError())
 
     def _aborted(self, event: Aborted, actions: list[Action]) -> None:
         self._make_abort_error = event.make_error
@@ -609,4 +647,14 @@ class Machine:
             if task.state not in FINAL:
                 task.dependents = None
                 error = event.make_error(task)
-                self._end(task, States.failed, "run ended", event.at, actions, None, error)
+                self._end(task, FAILED, "run ended", event.at, actions, None, error)
+
+
+def _joined(returned: Any) -> tuple[int, ...]:
+    """Return the ids of the tasks among what a join_app returned."""
+    futures = returned if isinstance(returned, list) else [returned]
+    return tuple(
+        future.tid
+        for future, _ in zip(futures, range(MOST_NAMED), strict=False)
+        if isinstance(future, AppFuture | DataFuture) and future.tid is not None
+    )

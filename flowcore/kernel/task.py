@@ -71,6 +71,7 @@ class Task:
             before that, as the user gave them.
         executor: label of the executor of the current attempt, chosen by the shell.
         joins: what a join_app returned.
+        where: where the last attempt that ended ran, as far as its executor told.
         deciding: the attempt has failed, and the retry handler is asked what that costs.
         twin: the future of an equal cached call that was made before and runs; waited for instead of running.
     """
@@ -98,6 +99,7 @@ class Task:
     from_memo: bool = False
     cancelled: bool = False
     deciding: bool = False
+    where: str | None = None
     time_invoked: float = 0.0
     try_time_launched: float = 0.0
     try_time_returned: float = 0.0

@@ -55,12 +55,12 @@ from flowcore.plugins.executor import (
 from flowcore.plugins.hookspecs import (
     AttemptEvent,
     BlockEvent,
-    Events,
     NodeEvent,
     ResourceSample,
     RunInfo,
     TaskCall,
     TaskEvent,
+    TaskEvents,
     hookimpl,
 )
 from flowcore.plugins.identity import function_identity
@@ -106,7 +106,6 @@ __all__ = [
     "ConfigurationError",
     "CopyingStaging",
     "DeserializationError",
-    "Events",
     "ExecutionProviderException",
     "Executor",
     "ExecutorContext",
@@ -150,6 +149,7 @@ __all__ = [
     "StatusQuery",
     "TaskCall",
     "TaskEvent",
+    "TaskEvents",
     "TaskSubmitter",
     "TransferError",
     "UnsupportedResource",

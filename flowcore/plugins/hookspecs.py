@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar, overload
+from typing import Any, NamedTuple, overload
 
 import attrs
 import pluggy
@@ -34,6 +34,10 @@ class RunInfo:
     started_at: float
 
 
+#: So many files of a call are named, and so many tasks that a join waits for.
+MOST_NAMED = 1000
+
+
 class TaskCall(NamedTuple):
     """What a call was given, as far as it is of interest to who records it. Files are URLs without secrets.
 
@@ -50,18 +54,21 @@ class TaskCall(NamedTuple):
 
 
 class TaskEvent(NamedTuple):
-    """A task changed its state. ``at`` is epoch seconds; ``error`` is set for states of failure.
+    """A task changed its state, from ``before`` (None: it is new). ``at`` is epoch seconds; ``error`` is set for
+    states of failure.
 
     ``depends`` (task ids) and ``app_kind`` say the same for all events of a task. ``fail_count`` is the number of
     attempts that have failed, ``fail_cost`` what they have cost of the budget. ``joins`` are the ids of the tasks that
     a join_app waits for, in its event ``joining``. ``call`` comes with the first event of a task whose call has
-    something in it that is worth a record; None for all others.
+    something in it that is worth a record; None for all others. An attempt begins with the event ``launched``; the
+    event that follows from its end says when it was launched and when it ended, and where it ran if its executor told.
     """
 
     task_id: int
     app_name: str
     app_kind: str
     state: str
+    before: str | None
     at: float
     try_id: int
     executor: str | None
@@ -72,6 +79,9 @@ class TaskEvent(NamedTuple):
     fail_cost: float = 0.0
     joins: Sequence[int] = ()
     call: TaskCall | None = None
+    launched_at: float | None = None
+    ended_at: float | None = None
+    where: str | None = None
 
 
 class AttemptEvent(NamedTuple):
@@ -86,49 +96,48 @@ class AttemptEvent(NamedTuple):
     error: BaseException | None
 
 
-E = TypeVar("E", TaskEvent, AttemptEvent)
+class TaskEvents(Sequence[TaskEvent]):
+    """A batch of events of tasks.
 
-
-class Events(Sequence[E]):
-    """A batch of events of one kind.
-
-    There are several events for each task, and an object for each would cost more than all else that is done with it:
-    they are made when they are looked at.
-
-    Args:
-        kind: the class of the events.
-        rows: the fields of each event.
+    There are several for each task, and an object for each would cost more than all else that is done with it: they are
+    made when they are looked at.
 
     Attributes:
-        rows: the same events as plain tuples of their fields; for who looks at all of them and wants no names.
+        rows: the same as plain tuples of the fields; for who looks at all of them and wants no names. A task that was
+            launched as it was called has one row for both: ``launched``, with ``before`` None.
     """
 
-    __slots__ = ("_kind", "rows")
+    __slots__ = ("_events", "rows")
 
-    def __init__(self, kind: type[E], rows: Sequence[tuple[Any, ...]]) -> None:
-        self._kind: type[E] = kind
+    def __init__(self, rows: Sequence[tuple[Any, ...]]) -> None:
         self.rows = rows
+        self._events: list[TaskEvent] | None = None
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self._made())
 
-    def __iter__(self) -> Iterator[E]:
-        return map(self._make, self.rows)
-
-    @overload
-    def __getitem__(self, index: int) -> E: ...
+    def __iter__(self) -> Iterator[TaskEvent]:
+        return iter(self._made())
 
     @overload
-    def __getitem__(self, index: slice) -> Sequence[E]: ...
+    def __getitem__(self, index: int) -> TaskEvent: ...
 
-    def __getitem__(self, index: int | slice) -> E | Sequence[E]:
-        if isinstance(index, slice):
-            return Events(self._kind, self.rows[index])
-        return self._make(self.rows[index])
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[TaskEvent]: ...
 
-    def _make(self, row: tuple[Any, ...]) -> E:
-        # What the class does with a row beside this, it does for tuples of another length.
-        return tuple.__new__(self._kind, row)
+    def __getitem__(self, index: int | slice) -> TaskEvent | Sequence[TaskEvent]:
+        return self._made()[index]
+
+    def _made(self) -> list[TaskEvent]:
+        if self._events is None:
+            self._events = []
+            for row in self.rows:
+                event = TaskEvent._make(row)
+                if event.before is None and event.state == "launched":
+                    self._events.append(event._replace(state="pending"))
+                    event = event._replace(before="pending", call=None)
+                self._events.append(event)
+        return self._events
 
 
 @attrs.frozen
@@ -228,12 +237,12 @@ def flowcore_run_finished(run: RunInfo, task_counts: dict[str, int]) -> None:
 
 
 @hookspec
-def flowcore_task_events(run: RunInfo, events: Events[TaskEvent]) -> None:
+def flowcore_task_events(run: RunInfo, events: TaskEvents) -> None:
     """Tasks changed their states; in the order of the changes, each once. Event thread."""
 
 
 @hookspec
-def flowcore_attempt_events(run: RunInfo, events: Events[AttemptEvent]) -> None:
+def flowcore_attempt_events(run: RunInfo, events: Sequence[AttemptEvent]) -> None:
     """Attempts began or ended. Event thread; before the events of tasks that came of it."""
 
 

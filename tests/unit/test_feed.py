@@ -10,9 +10,9 @@ import pytest
 import flowcore
 from flowcore import File, bash_app, join_app, python_app
 from flowcore.errors import ConfigurationError
-from flowcore.kernel.feed import call_of
-from flowcore.kernel.task import AppInfo, Task, TaskSpec
-from flowcore.plugins.api import AttemptEvent, Events, hookimpl
+from flowcore.kernel.calls import call_of
+from flowcore.kernel.task import AppInfo, TaskSpec
+from flowcore.plugins.api import TaskCall, TaskEvent, TaskEvents, hookimpl
 
 WAIT_S = 30
 
@@ -102,8 +102,7 @@ def test_an_argument_that_cannot_be_looked_at_is_not_told():
             raise RuntimeError("odd")
 
     info = AppInfo("f", "bash", print, print, cache=True)
-    task = Task(0, TaskSpec(info, print, (), {"stdout": Odd()}), None, print, (), {}, True)
-    assert call_of(task) is None
+    assert call_of(TaskSpec(info, print, (), {"stdout": Odd()})) is None
 
 
 def test_failures_are_counted_and_joins_are_named(load):
@@ -156,14 +155,17 @@ def test_the_error_of_an_event_has_its_notes(load):
 
 
 def test_a_batch_is_a_sequence_of_events():
-    rows = [(n, 0, "htex", 1.0, None, None, None) for n in range(3)]
-    batch = Events(AttemptEvent, rows)
-    assert (len(batch), batch.rows) == (3, rows)
-    assert batch[1] == AttemptEvent(1, 0, "htex", 1.0, None, None, None)
-    assert batch[-1].task_id == 2
-    assert [event.task_id for event in batch] == [0, 1, 2]
-    assert [event.task_id for event in batch[1:]] == [1, 2]
-    assert AttemptEvent(2, 0, "htex", 1.0, None, None, None) in batch
+    call = TaskCall(memoize=True)
+    waits = TaskEvent(0, "f", "python", "pending", None, 1.0, 0, None, None, (), None)
+    straight = TaskEvent(1, "f", "python", "launched", None, 2.0, 0, "htex", None, (), None, call=call)
+    batch = TaskEvents([tuple(waits), tuple(straight)])
+    both = [straight._replace(state="pending"), straight._replace(before="pending", call=None)]
+    assert list(batch) == [waits, *both]
+    assert (len(batch), len(batch.rows)) == (3, 2)
+    assert batch[0] == waits
+    assert batch[-1].before == "pending"
+    assert list(batch[1:]) == both
+    assert waits in batch
     with pytest.raises(IndexError):
         batch[3]
 

@@ -15,6 +15,7 @@ from flowcore.kernel import machine as m
 from flowcore.kernel.states import FINAL, TRANSITIONS, States, diagram
 from flowcore.kernel.task import AppInfo, Task, TaskSpec
 from flowcore.plugins.executor import AttemptResult
+from flowcore.plugins.hookspecs import TaskEvents
 
 
 class Owner:
@@ -216,8 +217,8 @@ def test_retries_are_bounded(retries):
     machine, task = m.Machine(retries=retries), new_task(0)
     submit(machine, task)
     for attempt in range(retries):
-        actions = machine.handle(ended(task, error=ValueError(attempt)))
-        assert kinds(actions) == [m.Submit]
+        assert kinds(machine.handle(ended(task, error=ValueError(attempt)))) == [m.Prepare]
+        assert kinds(machine.handle(m.Prepared(task.id, (), 0.0))) == [m.Submit]
         assert task.state is States.launched
         assert task.try_id == attempt + 1
     last = ValueError("last")
@@ -249,6 +250,8 @@ def test_costs_are_added_up(costs, tries):
         assert task.state is States.launched  # nothing has been decided
         actions = machine.handle(m.RetryCost(0, task.try_id, failure, cost, None, 0.0))
         assert (task.state is States.failed) == (n == tries - 1)
+        if task.state is States.fail_retryable:
+            machine.handle(m.Prepared(0, (), 0.0))
     assert settle(actions)[0].error is failure
     assert task.try_id == tries - 1
 
@@ -260,7 +263,8 @@ def test_an_attempt_that_is_told_of_again_while_its_failure_is_judged(again):
     failure = ValueError()
     (action,) = machine.handle(ended(task, error=failure))
     assert machine.handle(ended(task, error=again)) == []
-    assert kinds(machine.handle(m.RetryCost(0, 0, action.failure, 1, None, 0.0))) == [m.Submit]
+    assert kinds(machine.handle(m.RetryCost(0, 0, action.failure, 1, None, 0.0))) == [m.Prepare]
+    machine.handle(m.Prepared(0, (), 0.0))
     assert (task.try_id, task.fail_history) == (1, ["ValueError"])
     assert kinds(machine.handle(ended(task))) == [m.Settle]
     assert task.state is States.exec_done
@@ -669,7 +673,8 @@ def test_failed_join_is_not_retried():
 def test_failed_code_of_a_join_app_is_retried():
     machine, task = m.Machine(retries=1), new_task(0, "join")
     submit(machine, task)
-    assert kinds(machine.handle(ended(task, error=ValueError()))) == [m.Submit]
+    assert kinds(machine.handle(ended(task, error=ValueError()))) == [m.Prepare]
+    machine.handle(m.Prepared(0, (), 0.0))
     assert kinds(machine.handle(ended(task, []))) == [m.BeginJoin]
     assert task.state is States.joining
 
@@ -812,14 +817,47 @@ def test_a_task_that_comes_after_the_abort_fails_at_once():
 # --- announcing, remembering
 
 
-def test_announces_each_change_in_order_and_only_if_asked():
-    machine, task = m.Machine(announce=True), new_task(0)
-    actions = submit(machine, task) + machine.handle(m.AttemptsRunning([(0, 0)], 2.0))
-    actions += machine.handle(ended(task, 1))
-    assert [a.state.name for a in actions if type(a) is m.Announce] == ["pending", "launched", "running", "exec_done"]
-    assert [a.at for a in actions if type(a) is m.Announce] == [0.0, 0.0, 2.0, 0.0]
+def test_keeps_each_step_in_order_and_only_if_asked():
+    machine, task = m.Machine(keep_steps=True), new_task(0)
+    submit(machine, task)
+    machine.handle(m.AttemptsRunning([(0, 0)], 2.0))
+    machine.handle(m.AttemptsEnded([AttemptResult(0, 0, 1, where="here")], 3.0))
+    steps = list(TaskEvents(machine.steps))
+    assert [(e.before, e.state, e.at) for e in steps] == [
+        (None, "pending", 0.0),
+        ("pending", "launched", 0.0),
+        ("launched", "running", 2.0),
+        ("running", "exec_done", 3.0),
+    ]
+    assert [(e.launched_at, e.ended_at, e.where) for e in steps] == [(None, None, None)] * 3 + [(0.0, 3.0, "here")]
     silent = m.Machine()
-    assert m.Announce not in kinds(submit(silent, new_task(0)))
+    submit(silent, new_task(0))
+    assert silent.steps == []
+
+
+def test_an_attempt_that_is_cancelled_ends_with_its_task():
+    machine, task = m.Machine(retries=1, keep_steps=True), new_task(0)
+    task.executor = "one"
+    submit(machine, task)
+    machine.handle(m.AttemptsEnded([AttemptResult(0, 0, error=ValueError(), where="here")], 3.0))
+    task.executor = "other"
+    machine.handle(m.Prepared(0, (), 4.0))
+    machine.cancel_now(task, 5.0, [])
+    steps = list(TaskEvents(machine.steps))
+    ends = [
+        (e.state, e.try_id, e.executor, e.launched_at, e.ended_at, e.where) for e in steps if e.ended_at is not None
+    ]
+    assert ends == [("fail_retryable", 0, "one", 0.0, 3.0, "here"), ("failed", 1, "other", 4.0, 5.0, None)]
+
+
+def test_an_attempt_has_ended_when_it_was_reported_however_long_the_retry_handler_thinks():
+    machine, task = m.Machine(ask_retry_cost=True, keep_steps=True), new_task(0)
+    submit(machine, task)
+    failure = ValueError()
+    machine.handle(m.AttemptsEnded([AttemptResult(0, 0, error=failure)], 3.0))
+    machine.handle(m.RetryCost(0, 0, failure, 1, None, 60.0))
+    last = TaskEvents(machine.steps)[-1]
+    assert (last.state, last.at, last.ended_at, last.error) == ("failed", 60.0, 3.0, failure)
 
 
 @pytest.mark.parametrize("keep", [True, False])
@@ -844,7 +882,7 @@ class Fuzz:
             retries=self.random.choice([0, 1, 3]),
             ask_retry_cost=self.random.random() < 0.5,
             keep_finished=self.random.random() < 0.3,
-            announce=self.random.random() < 0.3,
+            keep_steps=self.random.random() < 0.3,
         )
         self.tasks = []
         self.settled = Counter()
@@ -946,7 +984,7 @@ class Fuzz:
                 self.machine.cancel_now(task, 0.0, actions)
                 self.add(actions)
         else:
-            assert kind in (m.TellStagers, m.Announce)
+            assert kind is m.TellStagers
 
     def executor(self):
         which = self.random.randrange(len(self.attempts))

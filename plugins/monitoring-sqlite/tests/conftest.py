@@ -16,7 +16,7 @@ from flowcore_monitoring_sqlite.journal import JournalWriter
 from flowcore_monitoring_sqlite.owner import RUN_FILE, Owner, start_of, write_file
 
 import flowcore
-from flowcore.plugins.api import AttemptEvent, TaskCall, TaskEvent
+from flowcore.plugins.api import TaskCall, TaskEvent
 from flowcore.testing.leftovers import Leftovers, no_leftovers
 
 __all__ = ["no_leftovers"]
@@ -61,6 +61,7 @@ class Scribe:
         self.run_id = run_id
         self.journal = JournalWriter(folder, segment_bytes)
         self.encoder = records.Encoder()
+        self.states: dict[int, str] = {}
         owner = Owner(run_id, url, socket.gethostname(), os.getpid(), start_of(os.getpid()))
         write_file(folder / RUN_FILE, attrs.asdict(owner))
         known = {
@@ -73,10 +74,12 @@ class Scribe:
         self.journal.append(self.encoder.encode(kind, *facts))
 
     def tasks(self, *events: TaskEvent) -> None:
-        self.write(records.TASKS, events)
-
-    def attempts(self, *events: AttemptEvent) -> None:
-        self.write(records.ATTEMPTS, events)
+        """Write steps of tasks; each from the state in which the one before has left its task."""
+        steps = []
+        for event in events:
+            steps.append(event._replace(before=self.states.get(event.task_id)))
+            self.states[event.task_id] = event.state
+        self.write(records.TASKS, steps)
 
     def run_task(
         self, task_id: int, app: str = "app", at: float = 1001.0, depends: tuple[int, ...] = (), took_s: float = 2.0,
@@ -86,15 +89,16 @@ class Scribe:
         """Write all of a task that is launched a second after its call and ends well, or with an error."""
         end = at + 1 + took_s
         last = "exec_done" if error is None else "failed"
-        self.attempts(
-            AttemptEvent(task_id, 0, executor, at + 1, None, None, None),
-            AttemptEvent(task_id, 0, executor, at + 1, end, where, error),
-        )
+        first = TaskEvent(task_id, app, "python", "pending", None, at, 0, None, None, depends, None, call=call)
+        then = first._replace(executor=executor, call=None)
         self.tasks(
-            TaskEvent(task_id, app, "python", "pending", at, 0, None, None, depends, None, call=call),
-            TaskEvent(task_id, app, "python", "launched", at + 1, 0, executor, None, depends, None),
-            TaskEvent(task_id, app, "python", last, end, 0, executor, None, depends, error, int(error is not None)),
-        )
+            first,
+            then._replace(state="launched", at=at + 1),
+            then._replace(
+                state=last, at=end, error=error, fail_count=int(error is not None), launched_at=at + 1, ended_at=end,
+                where=where,
+            ),
+        )  # fmt: skip
 
     def end(self, at: float = 1100.0, lost: int = 0) -> None:
         self.write(records.END, {"at": at, "lost": lost})

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 
+import attrs
 import pytest
-from flowcore_monitoring_sqlite import database, load, queries, recorder, records, schema
+from flowcore_monitoring_sqlite import database, load, queries, recorder, records, schema, tally
 from flowcore_monitoring_sqlite import writer as writers
 from flowcore_monitoring_sqlite.writer import Writer
 from sqlalchemy import func, select
 from sqlalchemy.exc import OperationalError
 
-from flowcore.plugins.api import AttemptEvent, TaskCall, TaskEvent
+from flowcore.plugins.api import TaskCall, TaskEvent
 
 WAIT_S = 30
 
@@ -66,30 +68,29 @@ def test_a_task_is_recorded_from_its_call_to_its_end(scribe, drain, ask):
 
 def test_what_comes_later_of_a_task_changes_its_row(scribe, drain, url, ask):
     made = scribe()
-    event = TaskEvent(0, "app", "join", "pending", 1001.0, 0, None, None, (), None)
+    event = TaskEvent(0, "app", "join", "pending", None, 1001.0, 0, None, None, (), None)
     error = ValueError("no")
+    later = event._replace(executor="a", memo_key="k")
+    again = event._replace(executor="b", try_id=1, fail_count=1, fail_cost=1.0)
     steps = [
-        ([], [event]),
-        ([], [event._replace(state="launched", at=1002.0, executor="a", memo_key="k")]),
-        ([AttemptEvent(0, 0, "a", 1002.0, None, None, None)], []),
-        ([], [event._replace(state="running", at=1003.0, executor="a")]),
-        ([AttemptEvent(0, 0, "a", 1002.0, 1004.0, "somewhere", error)], []),
-        (
-            [],
-            [event._replace(state="fail_retryable", at=1004.0, executor="a", error=error, fail_count=1, fail_cost=1.0)],
+        event,
+        later._replace(state="launched", at=1002.0),
+        later._replace(state="running", at=1003.0),
+        later._replace(
+            state="fail_retryable", at=1004.5, error=error, fail_count=1, fail_cost=1.0, launched_at=1002.0,
+            ended_at=1004.0, where="somewhere",
         ),
-        ([AttemptEvent(0, 1, "b", 1005.0, None, None, None)], []),
-        ([], [event._replace(state="launched", at=1005.0, executor="b", try_id=1, fail_count=1, fail_cost=1.0)]),
-        ([AttemptEvent(0, 1, "b", 1005.0, 1006.0, None, None)], []),
-        ([], [event._replace(state="joining", at=1006.0, executor="b", try_id=1, joins=(5, 6), fail_count=1)]),
-        ([], [event._replace(state="exec_done", at=1007.0, executor="b", try_id=1, fail_count=1, fail_cost=1.0)]),
-    ]
+        again._replace(state="launched", at=1005.0),
+        again._replace(state="joining", at=1006.0, joins=(5, 6), launched_at=1005.0, ended_at=1006.0),
+        again._replace(state="exec_done", at=1007.0),
+    ]  # fmt: skip
     # Each step in a transaction of its own.
     writer = Writer(made.folder, made.run_id, url, lambda: False)
     writer.open()
-    for attempts, tasks in steps:
-        made.attempts(*attempts) if attempts else made.tasks(*tasks)
+    for step in steps:
+        made.tasks(step)
         assert writer.step() == (False, True)
+        assert ask(queries.counts_by_state, made.run_id) == {step.state: 1}
     writer.close()
     made.end()
     assert drain(made)
@@ -112,6 +113,17 @@ def test_what_comes_later_of_a_task_changes_its_row(scribe, drain, url, ask):
     assert [s for s, _, _ in story.states] == [
         "pending", "launched", "running", "fail_retryable", "launched", "joining", "exec_done",
     ]  # fmt: skip
+
+
+def test_a_task_that_was_launched_as_it_was_called_was_pending_for_a_moment(scribe, drain, ask):
+    made = scribe()
+    made.tasks(TaskEvent(0, "app", "python", "launched", None, 1001.0, 0, "a", None, (), None, call=TaskCall(True)))
+    made.end()
+    assert drain(made)
+    story = ask(queries.task_story, made.run_id, 0)
+    assert (story.task.state, story.task.invoked, story.task.memoize) == ("launched", 1001.0, True)
+    assert story.states == (("pending", 1001.0, 0), ("launched", 1001.0, 0))
+    assert [t.launched for t in story.tries] == [1001.0]
 
 
 def test_blocks_nodes_and_samples_are_recorded(scribe, drain, url, ask):
@@ -158,9 +170,20 @@ def test_files_that_are_moved_are_recorded(scribe, drain, ask):
     made.run_task(0, "app", call=call)
     made.tasks(
         TaskEvent(
-            1, "stage_in", "internal", "pending", 1.0, 0, None, None, (), None, call=TaskCall(False, ("http://h/a",))
+            1,
+            "stage_in",
+            "internal",
+            "pending",
+            None,
+            1.0,
+            0,
+            None,
+            None,
+            (),
+            None,
+            call=TaskCall(False, ("http://h/a",)),
         ),
-        TaskEvent(1, "stage_in", "internal", "exec_done", 3.0, 0, "htex", None, (), None),
+        TaskEvent(1, "stage_in", "internal", "exec_done", "pending", 3.0, 0, "htex", None, (), None),
     )
     made.end()
     assert drain(made)
@@ -248,7 +271,6 @@ def test_a_row_that_no_database_takes_does_not_hold_up_the_others(scribe, drain,
     made.run_task(0)
     made.run_task(0)  # the same number again: cannot be
     made.run_task(1)
-    made.attempts(AttemptEvent(7, 0, "htex", 1.0, None, None, None))
     made.write("of the future", 1, 2)
     made.end()
     assert drain(made)
@@ -264,6 +286,7 @@ def test_a_conflict_leaves_out_one_row_only(scribe, url, ask, caplog):
         writer.open()
         writer.step()
         writer.close()
+        made.states.clear()
         made.run_task(0)
         made.run_task(1)
     assert ask(_count, schema.task) == 2
@@ -273,7 +296,7 @@ def test_a_conflict_leaves_out_one_row_only(scribe, url, ask, caplog):
 def test_a_run_whose_program_is_gone_is_interrupted(scribe, drain, ask):
     made = scribe()
     made.run_task(0)
-    made.tasks(TaskEvent(1, "app", "python", "pending", 1001.0, 0, None, None, (), None))
+    made.tasks(TaskEvent(1, "app", "python", "pending", None, 1001.0, 0, None, None, (), None))
     assert drain(made)
     run = ask(queries.find_run)
     assert (run.state, run.completed, run.time_completed) == ("interrupted", 1, None)
@@ -378,23 +401,81 @@ def test_a_writer_steps_back_while_processors_are_short(monkeypatch):
     now = {"wall": 0.0, "cpu": 0.0}
     monkeypatch.setattr(writers.time, "perf_counter", lambda: now["wall"])
     monkeypatch.setattr(writers.time, "process_time", lambda: now["cpu"])
-    monkeypatch.setattr(writers.time, "time", lambda: 1000.0)
     pace = writers.Pace()
 
-    def after(wall, cpu, newest):
+    def after(wall, cpu, left):
         pace.begin()
         now["wall"] += wall
         now["cpu"] += cpu
-        return pace.after(newest)
+        return pace.after(left)
 
     # It has had a processor all the time.
-    assert after(0.11, 0.1, 1000.0) == 0.0
-    # It had to wait for one: a tenth of one is for it.
-    assert after(0.05, 0.02, 1000.0) == pytest.approx(0.18)
-    assert after(1.0, 0.5, 1000.0) == writers.LONGEST_STEP_S
-    # But the database is behind already.
-    assert after(1.0, 0.5, 1000.0 - writers.BEHIND_S) == 0.0
-    assert after(1.0, 0.5, 1000.1 - writers.BEHIND_S) == pytest.approx(0.1)
+    assert after(0.11, 0.1, 0) == writers.PERIOD_S
+    assert after(0.11, 0.1, writers.BATCH_BYTES + 1) == 0.0
+    # It had to wait for one: a small share of one is for it.
+    assert after(0.5, 0.2, writers.BATCH_BYTES) == pytest.approx(0.2 / writers.SHARE - 0.2)
+    assert after(4.0, 2.0, writers.BATCH_BYTES) == writers.LONGEST_STEP_S
+    # But there is much to write already, for which the end of the run would have to wait.
+    assert after(1.0, 0.5, writers.BACKLOG_BYTES + 1) == 0.0
+
+
+def test_tasks_are_counted_before_their_rows_are_written(scribe, url, ask):
+    made = scribe()
+    for n in range(30):
+        made.run_task(n, "good")
+    made.run_task(30, "bad", error=ValueError())
+    made.tasks(TaskEvent(31, "good", "python", "pending", None, 1001.0, 0, None, None, (), None))
+    writer = Writer(made.folder, made.run_id, url, lambda: False)
+    writer.open()
+    writer.count()
+    assert ask(_count, schema.task) == 0
+    assert ask(queries.counts_by_state, made.run_id) == {"pending": 1, "exec_done": 30, "failed": 1}
+    assert [(app.name, app.total) for app in ask(queries.counts_by_app, made.run_id)] == [("good", 31), ("bad", 1)]
+    # Another writer goes on where this one was, and counts nothing twice.
+    writer.close()
+    made.run_task(32, "good")
+    other = Writer(made.folder, made.run_id, url, lambda: False)
+    other.open()
+    while other.step()[1]:
+        pass
+    other.close()
+    assert ask(_count, schema.task) == 33
+    assert ask(queries.counts_by_state, made.run_id) == {"pending": 1, "exec_done": 31, "failed": 1}
+
+
+def test_counts_that_were_not_written_are_counted_again(scribe, url, ask, monkeypatch):
+    made = scribe()
+    made.run_task(0)
+    write, refused = tally.Tally.write, []
+
+    def refuse(self, connection):
+        write(self, connection)
+        if not refused:
+            refused.append(self.position)
+            raise OperationalError("COMMIT", {}, Exception("database is locked"))
+
+    monkeypatch.setattr(tally.Tally, "write", refuse)
+    writer = Writer(made.folder, made.run_id, url, lambda: True)
+    assert writer.run(orphan_s=WAIT_S)
+    writer.close()
+    assert refused
+    assert ask(queries.counts_by_state, made.run_id) == {"exec_done": 1}
+
+
+def test_the_rate_of_a_run_is_that_of_late(scribe, url, ask):
+    now = time.time()
+    made = scribe(time_began=now - 1000)
+    writer = Writer(made.folder, made.run_id, url, lambda: False)
+    writer.open()
+    for at, number in ((now - 600, 50), (now - 30, 20), (now - 10, 40)):
+        for n in range(number):
+            made.run_task(int(at) * 100 + n, at=at - 3)
+        writer.step()
+    run = ask(queries.find_run)
+    assert ask(queries.rate, run, now) == pytest.approx(1.0)
+    assert ask(queries.rate, run, now, 20.0) == pytest.approx(2.0)
+    writer.close()
+    assert ask(queries.rate, attrs.evolve(run, state="completed"), now) is None
 
 
 def test_the_mark_changes_with_what_is_written(scribe, url, ask):

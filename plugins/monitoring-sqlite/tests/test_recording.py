@@ -379,7 +379,7 @@ def fill(place):
 
 def test_a_full_disk_of_the_database_is_waited_for(load, small_disk, tmp_path, capsys):
     endpoint = f"sqlite:///{small_disk / 'runs.db'}"
-    with load({"logging_endpoint": endpoint, "end_timeout": 0.5}) as run:
+    with load({"logging_endpoint": endpoint, "end_timeout": 3}) as run:
         (small_disk / "ballast").write_bytes(bytes(900_000 - (small_disk / "runs.db").stat().st_size))
         for _ in range(20):
             futures = [identity(n) for n in range(500)]

@@ -17,13 +17,13 @@ def decoded(*facts):
 
 
 def event(error=None, name="app"):
-    return TaskEvent(1, name, "python", "failed", 2.0, 0, "htex", None, (0,), error)
+    return TaskEvent(1, name, "python", "failed", None, 2.0, 0, "htex", None, (0,), error)
 
 
 def test_an_event_is_a_list_of_its_fields():
     assert decoded(records.TASKS, [event()]) == [
         "tasks",
-        [[1, "app", "python", "failed", 2.0, 0, "htex", None, [0], None, 0, 0.0, [], None]],
+        [[1, "app", "python", "failed", None, 2.0, 0, "htex", None, [0], None, 0, 0.0, [], None, None, None, None]],
     ]
 
 
@@ -38,7 +38,7 @@ def test_an_error_keeps_its_text_its_notes_and_its_traceback():
     error = raised(ValueError("wrong\nvery"))
     error.add_note("flowcore: first\n  line")
     error.add_note("second")
-    name, cause, text, notes, trace = decoded(records.TASKS, [event(error)])[1][0][9]
+    name, cause, text, notes, trace = decoded(records.TASKS, [event(error)])[1][0][10]
     assert (name, cause, text) == ("ValueError", "ValueError: wrong", "wrong\nvery")
     assert notes == "flowcore: first line\nsecond"
     assert "in raised" in trace
@@ -74,7 +74,7 @@ def test_tracebacks_of_a_batch_are_bounded():
     batch = [event(raised(ValueError(n))) for n in range(records.TRACEBACKS + 30)]
     encoder = Encoder()
     for _ in range(2):  # each batch anew
-        errors = [row[9] for row in msgspec.msgpack.decode(encoder.encode(records.TASKS, batch))[1]]
+        errors = [row[10] for row in msgspec.msgpack.decode(encoder.encode(records.TASKS, batch))[1]]
         assert [error[4] is not None for error in errors] == [True] * records.TRACEBACKS + [False] * 30
 
 
@@ -89,7 +89,7 @@ def test_long_texts_are_cut_in_their_middle():
 def test_text_that_is_none_and_numbers_that_are_too_large_are_mended():
     assert decoded(records.TASKS, [event(name="a\udcff")])[1][0][1] == "a\\udcff"
     assert decoded(records.BEGIN, {"a\udcff": 2**70})[1] == {"a\\udcff": float(2**70)}
-    assert decoded(records.TASKS, [event(ValueError("a\udcff"))])[1][0][9][2] == "a\\udcff"
+    assert decoded(records.TASKS, [event(ValueError("a\udcff"))])[1][0][10][2] == "a\\udcff"
 
 
 def test_what_is_no_plain_value_is_recorded_as_text():

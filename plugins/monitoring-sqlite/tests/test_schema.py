@@ -78,14 +78,14 @@ def test_new_tables_have_the_reference_s_columns(tmp_path):
 
 
 def test_a_reader_of_version_1_is_told_what_to_run(old):
-    text = "has version 1 of the tables, and this is version 2: `flowcore monitoring migrate`"
+    text = f"has version 1 of the tables, and this is version {schema.VERSION}: `flowcore monitoring migrate`"
     with pytest.raises(SchemaError, match=text), database.reading(old):
         pass
 
 
 def test_version_1_becomes_this_version(old):
-    assert load.migrate(old).endswith("version 1 of the tables was made version 2")
-    assert load.migrate(old).endswith("has version 2 of the tables already")
+    assert load.migrate(old).endswith(f"version 1 of the tables was made version {schema.VERSION}")
+    assert load.migrate(old).endswith(f"has version {schema.VERSION} of the tables already")
     with database.reading(old) as connection:
         (run,) = queries.runs(connection)
         assert (run.name, run.state, run.completed) == ("old.py", "completed", 1)

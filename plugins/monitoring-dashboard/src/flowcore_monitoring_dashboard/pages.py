@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
@@ -111,25 +111,9 @@ def workflows(connection: Connection, query: Mapping[str, str]) -> str:
     runs = queries.runs(connection, RUNS, offset)
     return render(
         "workflows.html", runs=runs, total=queries.number_of_runs(connection), offset=offset, limit=RUNS,
-        counts=_counts(connection, runs),
+        counts=questions.total_tasks(connection, [run.run_id for run in runs]),
         live=any(run.state in ("running", "silent") for run in runs),
     )  # fmt: skip
-
-
-#: Tasks by state of runs that are over, which do not change any more; the other runs are counted each time.
-_over: dict[tuple[str, float, int, int], dict[str, int]] = {}
-
-
-def _counts(connection: Connection, runs: Sequence[Run]) -> dict[str, dict[str, int]]:
-    def key(run: Run) -> tuple[str, float, int, int]:
-        return (run.run_id, run.heartbeat, run.completed, run.failed)
-
-    found = {run.run_id: _over[key(run)] for run in runs if key(run) in _over}
-    found |= questions.total_tasks(connection, [run.run_id for run in runs if run.run_id not in found])
-    if len(_over) > 20 * RUNS:
-        _over.clear()
-    _over.update((key(run), found[run.run_id]) for run in runs if run.state == "completed")
-    return found
 
 
 # --- pages of a run
@@ -139,13 +123,9 @@ def summary(asked: Asked) -> str:
     """Return a workflow's summary."""
     counts = queries.counts_by_state(asked.connection, asked.run_id)
     done = sum(counts.get(state, 0) for state in FINAL)
-    # At work: what has come to its end in the last minute says how fast.
-    rate = None
-    if asked.run.state == "running":
-        minute = min(60.0, max(1.0, asked.run.duration_s))
-        rate = queries.ended_since(asked.connection, asked.run_id, time.time() - minute) / minute
     return _page(
-        "summary.html", asked, "summary", counts=counts, total=sum(counts.values()), done=done, rate=rate,
+        "summary.html", asked, "summary", counts=counts, total=sum(counts.values()), done=done,
+        rate=queries.rate(asked.connection, asked.run, time.time()),
         apps=asked.apps, failures=queries.failures(asked.connection, asked.run_id, limit=3),
         blocks=queries.blocks(asked.connection, asked.run_id),
         workers=queries.workers(asked.connection, asked.run_id),

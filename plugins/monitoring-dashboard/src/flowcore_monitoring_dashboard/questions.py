@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from flowcore_monitoring_sqlite import queries
-from flowcore_monitoring_sqlite.schema import attempt, block, failure, journal, resource, status, task, workflow
+from flowcore_monitoring_sqlite.schema import attempt, block, failure, journal, resource, status, tally, task, workflow
 from sqlalchemy import Connection, func, select
 
 
@@ -25,12 +25,14 @@ def stamp(connection: Connection, run_id: str | None = None) -> tuple[Any, ...]:
         for column in (status.c.status_id, failure.c.failure_id, resource.c.resource_id, block.c.event_id)
     ]
     marks: tuple[Any, ...] = tuple(connection.execute(select(*newest)).one())
+    counted = (journal.c.counted_segment, journal.c.counted_position)
     if run_id is None:
+        marks += tuple(connection.execute(select(*map(func.sum, counted))).one())
         counts = (
             select(workflow.c.run_state, func.count()).group_by(workflow.c.run_state).order_by(workflow.c.run_state)
         )
         return marks + tuple(map(tuple, connection.execute(counts)))
-    how_far = select(journal.c.segment, journal.c.position).where(journal.c.run_id == run_id)
+    how_far = select(journal.c.segment, journal.c.position, *counted).where(journal.c.run_id == run_id)
     run = select(workflow.c.run_state, workflow.c.time_completed).where(workflow.c.run_id == run_id)
     return (*marks, *map(tuple, connection.execute(how_far)), *map(tuple, connection.execute(run)))
 
@@ -60,9 +62,9 @@ def tracebacks(connection: Connection, run_id: str, cause: str) -> str | None:
 def total_tasks(connection: Connection, run_ids: Sequence[str]) -> dict[str, dict[str, int]]:
     """Return the numbers of tasks by state of each of some runs."""
     query = (
-        select(task.c.run_id, task.c.task_state, func.count())
-        .where(task.c.run_id.in_(run_ids))
-        .group_by(task.c.run_id, task.c.task_state)
+        select(tally.c.run_id, tally.c.task_state, func.sum(tally.c.task_count))
+        .where(tally.c.run_id.in_(run_ids), tally.c.task_count > 0)
+        .group_by(tally.c.run_id, tally.c.task_state)
     )
     found: dict[str, dict[str, int]] = {run_id: {} for run_id in run_ids}
     if not run_ids:

@@ -145,11 +145,14 @@ def explain(task: int, run: str | None, database: str | None) -> None:
     with _found(database, run) as (connection, found):
         told = queries.task_story(connection, found.run_id, task)
         if told is None:
-            counts = queries.counts_by_state(connection, found.run_id)
-            raise CommandError(
-                f"run {Path(found.run_dir).name} ({found.run_id[:8]}) has no task {task}: its {sum(counts.values())} "
-                "tasks are numbered from 0 on"
-            )
+            name = f"run {Path(found.run_dir).name} ({found.run_id[:8]})"
+            number = sum(queries.counts_by_state(connection, found.run_id).values())
+            if task < number:
+                raise CommandError(
+                    f"{name} has a task {task}, and what happened to it is not in the database yet: tasks come faster "
+                    "than it is written. Ask again in some seconds"
+                )
+            raise CommandError(f"{name} has no task {task}: its {number} tasks are numbered from 0 on")
         lines = story.tell(connection, found, told, time.time())
     terminal.print_story(lines)
 

@@ -32,14 +32,12 @@ import attrs
 
 from flowcore import __version__
 from flowcore.plugins.api import (
-    AttemptEvent,
     BlockEvent,
     ConfigurationError,
-    Events,
     NodeEvent,
     ResourceSample,
     RunInfo,
-    TaskEvent,
+    TaskEvents,
     at_least,
     component,
     hookimpl,
@@ -152,14 +150,9 @@ class MonitoringHub:
     # --- events
 
     @hookimpl
-    def flowcore_task_events(self, events: Events[TaskEvent]) -> None:
-        """Keep changes of tasks."""
-        self._keep(len(events), records.TASKS, events.rows)
-
-    @hookimpl
-    def flowcore_attempt_events(self, events: Events[AttemptEvent]) -> None:
-        """Keep beginnings and ends of attempts."""
-        self._keep(len(events), records.ATTEMPTS, events.rows)
+    def flowcore_task_events(self, events: TaskEvents) -> None:
+        """Keep the steps of tasks, beginnings and ends of attempts among them."""
+        self._keep(len(events.rows), records.TASKS, events.rows)
 
     @hookimpl
     def flowcore_block_requested(self, event: BlockEvent) -> None:

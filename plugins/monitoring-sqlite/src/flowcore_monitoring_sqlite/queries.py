@@ -13,17 +13,20 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-from sqlalchemy import ColumnElement, Connection, RowMapping, String, case, desc, func, literal_column, or_, select
+from sqlalchemy import ColumnElement, Connection, RowMapping, String, case, desc, func, literal_column, select
 
 from flowcore.plugins.api import FlowcoreError
 from flowcore_monitoring_sqlite.schema import (
+    NOT_GOOD,
     attempt,
     block,
     failure,
     journal,
     node,
+    progress,
     resource,
     status,
+    tally,
     task,
     transfer,
     workflow,
@@ -374,18 +377,20 @@ def _run(connection: Connection, row: RowMapping, now: float | None = None) -> R
 
 def counts_by_state(connection: Connection, run_id: str, app: str | None = None) -> dict[str, int]:
     """Return the number of tasks in each state that occurs, in the order of :data:`STATES`."""
-    query = select(task.c.task_state, func.count()).where(task.c.run_id == run_id).group_by(task.c.task_state)
+    query = (
+        select(tally.c.task_state, func.sum(tally.c.task_count))
+        .where(tally.c.run_id == run_id, tally.c.task_count > 0)
+        .group_by(tally.c.task_state)
+    )
     if app is not None:
-        query = query.where(task.c.task_func_name == app)
+        query = query.where(tally.c.task_func_name == app)
     return _in_order({state: int(count) for state, count in connection.execute(query)})
 
 
 def counts_by_app(connection: Connection, run_id: str) -> list[AppCounts]:
     """Return the apps of a run with the number of their tasks, the one with the most tasks first."""
-    query = (
-        select(task.c.task_func_name, task.c.task_state, func.count())
-        .where(task.c.run_id == run_id)
-        .group_by(task.c.task_func_name, task.c.task_state)
+    query = select(tally.c.task_func_name, tally.c.task_state, tally.c.task_count).where(
+        tally.c.run_id == run_id, tally.c.task_count > 0
     )
     apps: dict[str, dict[str, int]] = {}
     for name, state, count in connection.execute(query):
@@ -398,12 +403,23 @@ def _in_order(counts: dict[str, int]) -> dict[str, int]:
     return {state: counts[state] for state in (*STATES, *sorted(set(counts) - set(STATES))) if state in counts}
 
 
-def ended_since(connection: Connection, run_id: str, since: float) -> int:
-    """Return the number of tasks that ended at or after a time."""
-    query = select(func.count()).where(
-        task.c.run_id == run_id, task.c.task_state.in_(FINAL), task.c.task_state_time >= since
-    )
-    return int(connection.execute(query).scalar() or 0)
+def rate(connection: Connection, run: Run, now: float, span_s: float = 60.0) -> float | None:
+    """Return how many tasks of a run that goes on have ended per second, of late; None for another one.
+
+    Args:
+        connection: to the database.
+        run: the run.
+        now: epoch seconds.
+        span_s: how long back to look, at most two minutes; only to its beginning for a younger run.
+    """
+    if run.state != "running":
+        return None
+    span_s = min(span_s, max(1.0, now - run.time_began))
+    notes = select(progress.c.tasks_ended).where(progress.c.run_id == run.run_id).limit(1)
+    by_time = progress.c.timestamp
+    # Before that, as of the oldest note that there is; none is that old in the beginning of a run.
+    before = connection.execute(notes.where(by_time < now - span_s).order_by(desc(by_time))).scalar()
+    return max(0, run.completed + run.failed - (before or 0)) / span_s
 
 
 def tasks(
@@ -431,6 +447,8 @@ def tasks(
         query = query.where(task.c.task_func_name == app)
     if state is not None:
         query = query.where(task.c.task_state == state)
+        if state not in GOOD:
+            query = query.where(NOT_GOOD)  # finds the index
     if after is not None:
         query = query.where(task.c.task_id > after)
     return [_task(row) for row in connection.execute(query).mappings()]
@@ -808,19 +826,19 @@ def resource_series(
 def mark(connection: Connection, run_id: str) -> str:
     """Return a text that changes whenever something of the run is written: for pages that look again."""
     query = (
-        select(journal.c.segment, journal.c.position, workflow.c.run_state)
+        select(journal.c.segment, journal.c.position, journal.c.counted_position, workflow.c.run_state)
         .select_from(workflow.outerjoin(journal, journal.c.run_id == workflow.c.run_id))
         .where(workflow.c.run_id == run_id)
     )
     row = connection.execute(query).first()
-    return "" if row is None else f"{row[0]}-{row[1]}-{row[2]}"
+    return "" if row is None else "-".join(map(str, row))
 
 
 def longest_at_work(connection: Connection, run_id: str, limit: int = 5) -> list[Task]:
     """Return the tasks that are at work and have been for longest."""
     query = (
         select(task)
-        .where(task.c.run_id == run_id, or_(task.c.task_state == "launched", task.c.task_state == "running"))
+        .where(task.c.run_id == run_id, task.c.task_state.in_(("launched", "running")), NOT_GOOD)
         .order_by(task.c.task_state_time)
         .limit(limit)
     )

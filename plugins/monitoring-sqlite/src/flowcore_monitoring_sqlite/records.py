@@ -16,9 +16,8 @@ from flowcore.serialize import RemoteTraceback
 
 #: The first record: a mapping of facts of the run.
 BEGIN = "begin"
-#: A list of TaskEvent, as lists of their fields; likewise for attempts.
+#: The rows of TaskEvents, as lists.
 TASKS = "tasks"
-ATTEMPTS = "attempts"
 #: One change of a block: executor, block id, job id, status, message, time.
 BLOCK = "block"
 #: Lists of the fields of samples, behind the period of the executor's samples.

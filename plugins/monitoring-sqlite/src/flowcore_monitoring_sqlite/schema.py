@@ -23,15 +23,17 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    func,
     inspect,
     select,
+    text,
 )
 from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from flowcore.plugins.api import FlowcoreError
 
 #: The version that this module describes.
-VERSION = 2
+VERSION = 3
 
 metadata = MetaData()
 
@@ -103,8 +105,38 @@ task = Table(
     Column("task_state_time", Double, nullable=False),
     # Executor of the last attempt.
     Column("task_executor", Text),
-    # For counts by state, and by app and state, without a look at the rows. Each further index costs every task.
-    Index("task_by_state", "run_id", "task_state", "task_func_name"),
+    sqlite_with_rowid=False,
+)
+
+#: Of a task that has not ended well. An index of all tasks would cost each of them.
+NOT_GOOD = text("task_state NOT IN ('exec_done', 'memo_done')")
+_task_not_good = Index(
+    "task_not_good",
+    task.c.run_id,
+    task.c.task_state,
+    task.c.task_state_time,
+    sqlite_where=NOT_GOOD,
+    postgresql_where=NOT_GOOD,
+)
+
+#: How many tasks of each app are in each state. Up to date before the rows of the tasks are, where these come slowly.
+tally = Table(
+    "tally",
+    metadata,
+    Column("run_id", _RUN_ID, primary_key=True),
+    Column("task_func_name", String(500), primary_key=True),
+    Column("task_state", String(20), primary_key=True),
+    Column("task_count", Integer, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+#: How many tasks had ended when, in the last minutes of what was heard of the run.
+progress = Table(
+    "progress",
+    metadata,
+    Column("run_id", _RUN_ID, primary_key=True),
+    Column("timestamp", Double, primary_key=True),
+    Column("tasks_ended", Integer, nullable=False),
     sqlite_with_rowid=False,
 )
 
@@ -254,13 +286,15 @@ transfer = Table(
     Index("transfer_by_run", "run_id", "task_id"),
 )
 
-#: How much of a run's journal is in the database.
+#: How much of a run's journal is in the database, and how much is counted in the table ``tally``.
 journal = Table(
     "journal",
     metadata,
     Column("run_id", _RUN_ID, primary_key=True),
     Column("segment", Integer, nullable=False),
     Column("position", BigInteger, nullable=False),
+    Column("counted_segment", Integer, nullable=False),
+    Column("counted_position", BigInteger, nullable=False),
 )
 
 
@@ -280,8 +314,22 @@ def _to_2(connection: Connection) -> None:
     _add_columns(connection, block, "message")
 
 
+def _to_3(connection: Connection) -> None:
+    """Version 3 has the numbers of tasks ahead of their rows."""
+    for table in (tally, progress):
+        table.create(connection, checkfirst=True)
+    _add_columns(connection, journal, "counted_segment", "counted_position")
+    connection.execute(journal.update().values(counted_segment=journal.c.segment, counted_position=journal.c.position))
+    counts = select(task.c.run_id, task.c.task_func_name, task.c.task_state, func.count()).group_by(
+        task.c.run_id, task.c.task_func_name, task.c.task_state
+    )
+    connection.execute(tally.insert().from_select(list(tally.c), counts))
+    connection.execute(text("DROP INDEX IF EXISTS task_by_state"))
+    _task_not_good.create(connection, checkfirst=True)
+
+
 #: The steps: the one at key N makes version N of version N - 1.
-MIGRATIONS: dict[int, Callable[[Connection], None]] = {2: _to_2}
+MIGRATIONS: dict[int, Callable[[Connection], None]] = {2: _to_2, 3: _to_3}
 
 
 def version_of(connection: Connection) -> int | None:

@@ -85,10 +85,8 @@ def look_at(connection: Connection, run: Run, now: float) -> Status:
     states = queries.counts_by_state(connection, run.run_id)
     ended = sum(states.get(state, 0) for state in FINAL)
     living = run.state == "running"
-    if living:
-        span = max(0.1, min(RATE_S, now - run.time_began))
-        rate = queries.ended_since(connection, run.run_id, now - span) / span
-    else:
+    rate = queries.rate(connection, run, now, RATE_S)
+    if rate is None:
         rate = ended / max(run.duration_s, 0.1)
     left = sum(states.values()) - ended
     nodes = [node for node in queries.nodes(connection, run.run_id) if node.active]

@@ -30,20 +30,20 @@ from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from flowcore.plugins.api import FlowcoreError
 from flowcore_monitoring_sqlite import database, recorder, schema
 from flowcore_monitoring_sqlite.journal import (
-    START,
     JournalError,
     JournalReader,
     remove_before,
     sole_reader,
 )
 from flowcore_monitoring_sqlite.owner import STATUS_FILE, remove, write_file
+from flowcore_monitoring_sqlite.tally import Tally
 
 logger = logging.getLogger("flowcore.monitoring.writer")
 
-#: Seconds between two looks at a journal that has nothing new.
-PERIOD_S = 0.2
+#: Seconds between two looks at the journal.
+PERIOD_S = 0.4
 #: Bytes of the journal that go into one transaction, about.
-BATCH_BYTES = 1024 * 1024
+BATCH_BYTES = 4 * 1024 * 1024
 #: Seconds between two signs of life of a run in which nothing happens.
 BEAT_S = 10.0
 #: Seconds before a database that refused is asked again, at first and at most.
@@ -53,12 +53,14 @@ LONGEST_PAUSE_S = 5.0
 ORPHAN_S = 600.0
 #: How much the writer steps back behind the tasks of this machine.
 NICE = 5
-#: The share of one processor that the writer takes while processors are short, unless the database is further behind
-#: what happens than so many seconds.
-SHARE = 0.1
-BEHIND_S = 1.5
+#: The share of one processor that the writer takes for rows while processors are short, as long as the end of the run
+#: need not wait for more than so many bytes of the journal.
+SHARE = 0.05
+BACKLOG_BYTES = 256 * 1024 * 1024
+#: With fewer idle processors than so many, they are short.
+FREE = 0.75
 #: Seconds that it steps back at a time, at most.
-LONGEST_STEP_S = 0.5
+LONGEST_STEP_S = 10.0
 
 
 @attrs.frozen
@@ -110,12 +112,12 @@ class Writer:
         self._tell = tell
         self._engine: Engine | None = None
         self._reader = JournalReader(folder)
+        self._tally = Tally(folder, run_id)
         self._beat_at = 0.0
         #: Whether the database has the run's last record.
         self._ended = False
-        #: Events that were written, and when the last one of a task was.
+        #: Events that were written.
         self.events = 0
-        self._newest = 0.0
 
     def open(self) -> None:
         """Connect, make the tables or bring them up to date, and find out how far the journal is written.
@@ -128,9 +130,9 @@ class Writer:
         self._engine = database.writer(self._url)
         with self._engine.begin() as connection:
             schema.create_or_migrate(connection)
-            there = recorder.position_of(connection, self._run_id)
+            self._reader.seek(recorder.position_of(connection, self._run_id))
             self._ended = recorder.has_ended(connection, self._run_id)
-        self._reader.seek(there or START)
+            self._tally.open(connection)
 
     def run(self, orphan_s: float = ORPHAN_S) -> bool:
         """Write until the journal's last record, or all there is once the user's program is gone.
@@ -158,6 +160,8 @@ class Writer:
                     self.open()
                 pace.begin()
                 ended, wrote = self.step(gone)
+                if not ended:
+                    self._rest(pace.after(self._reader.left_bytes()) if wrote else PERIOD_S)
             except (SQLAlchemyError, recorder.Moved) as error:
                 reason = database.reason(error)
                 logger.warning("the database does not take what there is: %s; asked again in %.1f s", reason, pause)
@@ -176,11 +180,11 @@ class Writer:
                 told = False
             if ended:
                 return True
-            time.sleep(pace.after(self._newest) if wrote else PERIOD_S)
 
     def close(self) -> None:
         """Close the database and the journal. Idempotent."""
         self._reader.close()
+        self._tally.close()
         if self._engine is not None:
             self._engine.dispose()
             self._engine = None
@@ -200,6 +204,7 @@ class Writer:
             SQLAlchemyError: the database does not take it now.
         """
         assert self._engine is not None
+        self.count()
         before = self._reader.position
         batch = recorder.Batch(self._run_id)
         try:
@@ -214,11 +219,10 @@ class Writer:
             with self._engine.begin() as connection:
                 recorder.write(connection, batch, before, after)
             self.events += batch.events
-            self._newest = batch.newest
             self._beat_at = time.monotonic()
             logger.debug("%d events are written, up to %s", batch.events, after)
             if after.segment != before.segment:
-                remove_before(self._folder, after.segment)
+                remove_before(self._folder, min(after, self._tally.position).segment)
             return batch.end is not None, True
         if self._ended:
             return True, False
@@ -230,6 +234,29 @@ class Writer:
                 recorder.beat(connection, self._run_id)
             self._beat_at = time.monotonic()
         return False, False
+
+    def count(self) -> None:
+        """Bring the numbers of tasks up to date.
+
+        Raises:
+            Moved: another process has counted meanwhile.
+            SQLAlchemyError: the database does not take them now.
+        """
+        assert self._engine is not None
+        if self._tally.look():
+            with self._engine.begin() as connection:
+                self._tally.write(connection)
+
+    def _rest(self, seconds: float) -> None:
+        """Write no rows for a while, unless the run ends; what is counted stays up to date."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            time.sleep(min(left, PERIOD_S))
+            if self._gone():
+                return
+            self.count()
+            if self._tally.ended:
+                return
 
     def interrupt(self) -> None:
         """Note that the run was interrupted."""
@@ -289,27 +316,45 @@ class Pace:
     """Leaves the processors to the tasks where there are not enough for both.
 
     To write what there is to say of a short task takes about as long as the task. So the writer goes slowly while it
-    has to wait for a processor, or for the disk, as long as the database is not much behind.
+    has to wait for a processor, or for the disk, or while nearly all processors are at work, as long as there is not
+    much left to write.
     """
 
     def __init__(self) -> None:
+        self._idle, self._since = idle_s(), time.perf_counter()
         self.begin()
 
     def begin(self) -> None:
         """Begin to look at a batch."""
         self._at, self._used = time.perf_counter(), time.process_time()
 
-    def after(self, newest: float) -> float:
+    def after(self, left_bytes: int) -> float:
         """Return the seconds to step back after a batch.
 
         Args:
-            newest: when the last event of the batch was, epoch seconds.
+            left_bytes: what the journal has beyond it.
         """
-        took, used = time.perf_counter() - self._at, time.process_time() - self._used
-        room = BEHIND_S - (time.time() - newest)
-        if took < 1.3 * used or room <= 0:
+        now, idle = time.perf_counter(), idle_s()
+        used = time.process_time() - self._used
+        short = now - self._at > 1.3 * used or idle - self._idle + used < FREE * (now - self._since)
+        self._idle, self._since = idle, now
+        if left_bytes > BACKLOG_BYTES:
             return 0.0
-        return min(used * (1 / SHARE - 1), room, LONGEST_STEP_S)
+        if not short:
+            return 0.0 if left_bytes > BATCH_BYTES else PERIOD_S
+        return max(PERIOD_S, min(used * (1 / SHARE - 1), LONGEST_STEP_S))
+
+
+def idle_s() -> float:
+    """Return for how many seconds the processors of this machine have done nothing, all together, since it began.
+
+    Infinite where that is not known.
+    """
+    try:
+        with Path("/proc/stat").open(encoding="ascii") as file:
+            return int(file.readline().split()[4]) / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError):
+        return float("inf")
 
 
 def _first_problem(writer: Writer) -> str | None:

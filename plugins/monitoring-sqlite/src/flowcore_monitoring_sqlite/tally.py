@@ -1,0 +1,159 @@
+"""Counts tasks by app and state, ahead of the rows.
+
+Rules of this module. To count what the journal tells takes a twentieth of the time that it takes to write its rows. So
+the counts are of this moment, whatever there is to write, and the rows follow. Counts, and up to where in the journal
+they reach, go into the database in one transaction.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from pathlib import Path
+
+import msgspec
+from sqlalchemy import Connection, delete, func, select, update
+
+from flowcore_monitoring_sqlite import records, schema
+from flowcore_monitoring_sqlite.journal import START, JournalError, JournalReader, Position
+from flowcore_monitoring_sqlite.queries import FINAL
+from flowcore_monitoring_sqlite.recorder import COUNTED, move, position_of
+
+#: Bytes of the journal that are counted at a time.
+MOST_BYTES = 32 * 1024 * 1024
+#: Seconds between two notes of how many tasks have ended, and how long these are kept.
+NOTE_S = 1.0
+KEEP_S = 120.0
+
+#: How a record with tasks begins, and the last one.
+_TASKS = msgspec.msgpack.encode((records.TASKS, []))[:-1]
+_END = msgspec.msgpack.encode((records.END, {}))[:-1]
+
+
+class _Step(msgspec.Struct, array_like=True, gc=False):
+    """The first fields of a row of TaskEvents."""
+
+    task_id: int
+    app_name: str
+    app_kind: str
+    state: str
+    before: str | None
+    at: float
+
+
+class Tally:
+    """The numbers of tasks of a run by app and state.
+
+    Args:
+        folder: of the run's journal.
+        run_id: the run.
+    """
+
+    def __init__(self, folder: Path, run_id: str) -> None:
+        self._run_id = run_id
+        self._reader = JournalReader(folder)
+        self._decode = msgspec.msgpack.Decoder(tuple[str, list[_Step]]).decode
+        self._reset()
+
+    def _reset(self) -> None:
+        self._counts: Counter[tuple[str, str]] = Counter()
+        #: What is in the database already.
+        self._known: set[tuple[str, str]] = set()
+        self._changed: set[tuple[str, str]] = set()
+        self._tasks_ended = 0
+        self._at = 0.0
+        self._noted_at: float | None = None
+        self._written = START
+        #: Whether the journal's last record was seen.
+        self.ended = False
+
+    @property
+    def position(self) -> Position:
+        """Up to where in the journal tasks are counted."""
+        return self._reader.position
+
+    def open(self, connection: Connection) -> None:
+        """Go on from what the database has."""
+        self._reset()
+        table, notes = schema.tally, schema.progress
+        for name, state, count in connection.execute(
+            select(table.c.task_func_name, table.c.task_state, table.c.task_count).where(
+                table.c.run_id == self._run_id
+            )
+        ):  # fmt: skip
+            self._counts[name, state] = int(count)
+        self._known.update(self._counts)
+        self._tasks_ended = sum(count for (_, state), count in self._counts.items() if state in FINAL)
+        self._noted_at = connection.execute(
+            select(func.max(notes.c.timestamp)).where(notes.c.run_id == self._run_id)
+        ).scalar()
+        self._written = position_of(connection, self._run_id, COUNTED)
+        self._reader.seek(self._written)
+
+    def look(self) -> bool:
+        """Count what the journal has had since the last look; return whether that was anything.
+
+        What comes behind a damage is not counted, as its rows are not written.
+        """
+        before = self.position
+        steps: Counter[tuple[str, str | None, str]] = Counter()
+        with contextlib.suppress(JournalError):
+            for record in self._reader.read(MOST_BYTES):
+                if record.startswith(_TASKS):
+                    rows = self._decode(record)[1]
+                    steps.update([(row.app_name, row.before, row.state) for row in rows])
+                    self._at = max(self._at, rows[-1].at) if rows else self._at
+                elif record.startswith(_END):
+                    self.ended = True
+        counts, changed = self._counts, self._changed
+        for (name, left, state), number in steps.items():
+            counts[name, state] += number
+            changed.add((name, state))
+            if left is not None:
+                counts[name, left] -= number
+                changed.add((name, left))
+            if state in FINAL:
+                self._tasks_ended += number
+        return self.position != before
+
+    def write(self, connection: Connection) -> None:
+        """Write what has changed since this was called last; in the connection's transaction.
+
+        Raises:
+            Moved: another process has counted meanwhile.
+        """
+        move(connection, self._run_id, self._written, self.position, COUNTED)
+        table = schema.tally
+        for name, state in sorted(self._changed):
+            count = self._counts[name, state]
+            row = {"run_id": self._run_id, "task_func_name": name, "task_state": state}
+            if (name, state) not in self._known:
+                connection.execute(table.insert().values(**row, task_count=count))
+                self._known.add((name, state))
+            else:
+                where = [table.c[column] == value for column, value in row.items()]
+                connection.execute(update(table).where(*where).values(task_count=count))
+        if self._changed:
+            self._note(connection)
+        self._changed.clear()
+        self._written = self.position
+
+    def close(self) -> None:
+        """Close the journal. Idempotent."""
+        self._reader.close()
+
+    def _note(self, connection: Connection) -> None:
+        notes = schema.progress
+        if self._noted_at is not None and self._at - self._noted_at < NOTE_S:
+            return
+        self._noted_at = self._at
+        connection.execute(
+            notes.insert().values(run_id=self._run_id, timestamp=self._at, tasks_ended=self._tasks_ended)
+        )
+        # All but the newest of those that are old: what has ended since is seen from it.
+        old = select(func.max(notes.c.timestamp)).where(
+            notes.c.run_id == self._run_id, notes.c.timestamp < self._at - KEEP_S
+        )
+        connection.execute(
+            delete(notes).where(notes.c.run_id == self._run_id, notes.c.timestamp < old.scalar_subquery())
+        )
