@@ -35,11 +35,11 @@ class EventFeed:
         #: Whether anybody listens.
         self.active = self._wants_tasks or self._wants_attempts
 
-    def start(self, take: Callable[[], list[tuple[Any, ...]]]) -> None:
+    def start(self, take: Callable[[], list[Any]]) -> None:
         """Start delivering, if anybody listens.
 
         Args:
-            take: returns the steps since it was called last, as the rows of TaskEvents.
+            take: returns the steps since it was called last: the fields of TaskEvents, one behind the other.
         """
         if self.active:
             self._thread = threading.Thread(target=self._deliver, args=(take,), name="flowcore-events", daemon=True)
@@ -52,7 +52,7 @@ class EventFeed:
             self._thread.join()
             self._thread = None
 
-    def _deliver(self, take: Callable[[], list[tuple[Any, ...]]]) -> None:
+    def _deliver(self, take: Callable[[], list[Any]]) -> None:
         stopping = False
         while True:
             steps = take()

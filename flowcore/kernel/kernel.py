@@ -197,8 +197,8 @@ class Kernel:
         """Return the records of the tasks that are not over, or of all if they are kept. To be read only."""
         return list(self._machine.tasks.values())
 
-    def take_steps(self) -> list[tuple[Any, ...]]:
-        """Return the changes of tasks' states since the last call, in their order, as the rows of TaskEvents."""
+    def take_steps(self) -> list[Any]:
+        """Return the changes of tasks' states since the last call, in their order: the fields of TaskEvents."""
         with self._lock:
             steps, self._machine.steps = self._machine.steps, []
         return steps

@@ -297,7 +297,8 @@ class Machine:
         keep_steps: append each change of a task's state to :attr:`steps`.
 
     Attributes:
-        steps: the changes since somebody took the list away, as the rows of TaskEvents.
+        steps: the changes since somebody took the list away: the fields of TaskEvents, one event behind the other. No
+            object for each, however small: so many of them keep the garbage collector busier than all else here.
     """
 
     def __init__(
@@ -310,7 +311,7 @@ class Machine:
         self.tasks: dict[int, Task] = {}
         self.counts: dict[States, int] = dict.fromkeys(States, 0)
         self.unfinished = 0
-        self.steps: list[tuple[Any, ...]] = []
+        self.steps: list[Any] = []
         self._keep_steps = keep_steps
         self._retries = retries
         self._ask_retry_cost = ask_retry_cost
@@ -375,7 +376,7 @@ class Machine:
             # Of an attempt that is cancelled or abandoned, no end is reported.
             launched_at, reported_at = task.try_time_launched, task.try_time_returned
             ended_at, where = (reported_at, task.where) if reported_at >= launched_at else (at, None)
-        self.steps.append(
+        self.steps.extend(
             (
                 task.id, app.name, app.kind, _NAMES[state], _NAMES[before], at, task.try_id, task.executor,
                 task.memo_key, task.depends, error, 0 if history is None else len(history), task.fail_cost,

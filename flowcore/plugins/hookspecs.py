@@ -96,22 +96,30 @@ class AttemptEvent(NamedTuple):
     error: BaseException | None
 
 
+_WIDTH = len(TaskEvent._fields)
+
+
 class TaskEvents(Sequence[TaskEvent]):
     """A batch of events of tasks.
 
     There are several for each task, and an object for each would cost more than all else that is done with it: they are
     made when they are looked at.
 
-    Attributes:
-        rows: the same as plain tuples of the fields; for who looks at all of them and wants no names. A task that was
-            launched as it was called has one row for both: ``launched``, with ``before`` None.
+    Args:
+        fields: the fields of all events, one event behind the other. A task that was launched as it was called has one
+            for both: ``launched``, with ``before`` None.
     """
 
-    __slots__ = ("_events", "rows")
+    __slots__ = ("_events", "_fields")
 
-    def __init__(self, rows: Sequence[tuple[Any, ...]]) -> None:
-        self.rows = rows
+    def __init__(self, fields: Sequence[Any]) -> None:
+        self._fields = fields
         self._events: list[TaskEvent] | None = None
+
+    @property
+    def columns(self) -> list[Sequence[Any]]:
+        """The values of each field, in the order of the events; for who looks at all of them. See ``fields``."""
+        return [self._fields[field::_WIDTH] for field in range(_WIDTH)]
 
     def __len__(self) -> int:
         return len(self._made())
@@ -131,7 +139,7 @@ class TaskEvents(Sequence[TaskEvent]):
     def _made(self) -> list[TaskEvent]:
         if self._events is None:
             self._events = []
-            for row in self.rows:
+            for row in zip(*[iter(self._fields)] * _WIDTH, strict=True):
                 event = TaskEvent._make(row)
                 if event.before is None and event.state == "launched":
                     self._events.append(event._replace(state="pending"))

@@ -158,10 +158,11 @@ def test_a_batch_is_a_sequence_of_events():
     call = TaskCall(memoize=True)
     waits = TaskEvent(0, "f", "python", "pending", None, 1.0, 0, None, None, (), None)
     straight = TaskEvent(1, "f", "python", "launched", None, 2.0, 0, "htex", None, (), None, call=call)
-    batch = TaskEvents([tuple(waits), tuple(straight)])
+    batch = TaskEvents([*waits, *straight])
     both = [straight._replace(state="pending"), straight._replace(before="pending", call=None)]
     assert list(batch) == [waits, *both]
-    assert (len(batch), len(batch.rows)) == (3, 2)
+    assert len(batch) == 3
+    assert batch.columns == list(map(list, zip(waits, straight, strict=True)))
     assert batch[0] == waits
     assert batch[-1].before == "pending"
     assert list(batch[1:]) == both

@@ -260,7 +260,22 @@ class MadeRun:
                 "flowcore_version": "0.1.0", "config": "Config(executors=[...])", "events_lost": 0,
             }
         )  # fmt: skip
-        out[schema.journal].append({"run_id": run, "segment": 0, "position": int((now - self.began) * 1000)})
+        place = int((now - self.began) * 1000)
+        out[schema.journal].append(
+            {"run_id": run, "segment": 0, "position": place, "counted_segment": 0, "counted_position": place}
+        )
+        tally = Counter((row["task_func_name"], row["task_state"]) for row in out[schema.task])
+        out[schema.tally] += [
+            {"run_id": run, "task_func_name": app, "task_state": last, "task_count": count}
+            for (app, last), count in tally.items()
+        ]
+        out[schema.progress] += [
+            {
+                "run_id": run, "timestamp": at,
+                "tasks_ended": sum((row["task_time_returned"] or now + 1) <= at for row in out[schema.task]),
+            }
+            for at in (now - 120, now - 60, now)
+        ]  # fmt: skip
         return out
 
     def _samples(self, task: Made, attempt: Row, now: float) -> list[Row]:

@@ -16,7 +16,7 @@ from flowcore_monitoring_sqlite.journal import JournalWriter
 from flowcore_monitoring_sqlite.owner import RUN_FILE, Owner, start_of, write_file
 
 import flowcore
-from flowcore.plugins.api import TaskCall, TaskEvent
+from flowcore.plugins.api import TaskCall, TaskEvent, TaskEvents
 from flowcore.testing.leftovers import Leftovers, no_leftovers
 
 __all__ = ["no_leftovers"]
@@ -79,7 +79,8 @@ class Scribe:
         for event in events:
             steps.append(event._replace(before=self.states.get(event.task_id)))
             self.states[event.task_id] = event.state
-        self.write(records.TASKS, steps)
+        columns = TaskEvents([value for step in steps for value in step]).columns
+        self.write(records.TASKS, *records.packed(columns))
 
     def run_task(
         self, task_id: int, app: str = "app", at: float = 1001.0, depends: tuple[int, ...] = (), took_s: float = 2.0,

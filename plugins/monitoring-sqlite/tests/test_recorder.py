@@ -398,25 +398,37 @@ def test_a_run_that_is_silent_says_so(scribe, url, ask):
 
 
 def test_a_writer_steps_back_while_processors_are_short(monkeypatch):
-    now = {"wall": 0.0, "cpu": 0.0}
+    now = {"wall": 0.0, "cpu": 0.0, "idle": 0.0}
     monkeypatch.setattr(writers.time, "perf_counter", lambda: now["wall"])
     monkeypatch.setattr(writers.time, "process_time", lambda: now["cpu"])
+    monkeypatch.setattr(writers, "idle_s", lambda: now["idle"])
     pace = writers.Pace()
 
-    def after(wall, cpu, left):
+    def after(wall, cpu, left, idle=2.0):
+        now["wall"] += 1.0
+        now["idle"] += idle
         pace.begin()
         now["wall"] += wall
         now["cpu"] += cpu
+        now["idle"] += idle * wall
         return pace.after(left)
 
-    # It has had a processor all the time.
-    assert after(0.11, 0.1, 0) == writers.PERIOD_S
-    assert after(0.11, 0.1, writers.BATCH_BYTES + 1) == 0.0
-    # It had to wait for one: a small share of one is for it.
-    assert after(0.5, 0.2, writers.BATCH_BYTES) == pytest.approx(0.2 / writers.SHARE - 0.2)
+    small = pytest.approx(0.2 / writers.SHARE - 0.2)
+    # It has had a processor all the time, and another one was idle.
+    assert after(0.21, 0.2, 0) == writers.PERIOD_S
+    assert after(0.21, 0.2, writers.BATCH_BYTES + 1) == 0.0
+    assert not pace.short
+    # It had to wait for one, or all others were at work: a small share of one is for it.
+    assert after(0.5, 0.2, writers.BATCH_BYTES) == small
+    assert after(0.21, 0.2, writers.BATCH_BYTES, idle=0.1) == small
+    assert pace.short
     assert after(4.0, 2.0, writers.BATCH_BYTES) == writers.LONGEST_STEP_S
     # But there is much to write already, for which the end of the run would have to wait.
     assert after(1.0, 0.5, writers.BACKLOG_BYTES + 1) == 0.0
+
+
+def test_how_long_processors_were_idle_is_known_here():
+    assert 0 < writers.idle_s() < float("inf")
 
 
 def test_tasks_are_counted_before_their_rows_are_written(scribe, url, ask):

@@ -152,7 +152,8 @@ class MonitoringHub:
     @hookimpl
     def flowcore_task_events(self, events: TaskEvents) -> None:
         """Keep the steps of tasks, beginnings and ends of attempts among them."""
-        self._keep(len(events.rows), records.TASKS, events.rows)
+        columns = events.columns
+        self._keep(len(columns[0]), records.TASKS, *records.packed(columns))
 
     @hookimpl
     def flowcore_block_requested(self, event: BlockEvent) -> None:

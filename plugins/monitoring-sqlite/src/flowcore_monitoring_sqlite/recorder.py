@@ -53,8 +53,6 @@ class Batch:
         self.run_id = run_id
         #: Events in the batch.
         self.events = 0
-        #: When the last of them was that is about a task; epoch seconds.
-        self.newest = 0.0
         self.new: dict[Table, list[Row]] = {}
         #: Rows of the table ``status``, most of all: its columns in their order, but for the number.
         self.states: list[tuple[Any, ...]] = []
@@ -96,14 +94,14 @@ class Batch:
         self.events += 1
         self.end = facts
 
-    def _tasks(self, rows: Sequence[Sequence[Any]]) -> None:
-        self.events += len(rows)
+    def _tasks(self, *columns: Any) -> None:
+        self.events += len(columns[0])
         run_id = self.run_id
         states, new_tasks, changed_tasks, new_tries = self.states, self.new_tasks, self.changed_tasks, self.new_tries
         for (
             task_id, name, kind, state, before, at, try_id, executor, hashsum, depends, error, fail_count, fail_cost,
             joins, call, launched_at, ended_at, where,
-        ) in rows:  # fmt: skip
+        ) in zip(*records.unpacked(columns), strict=False):  # fmt: skip
             if before is None and state != "pending":
                 states.append((task_id, "pending", at, run_id, try_id))
             states.append((task_id, state, at, run_id, try_id))
@@ -136,7 +134,6 @@ class Batch:
                 self._try(task_id, try_id)[_TRY_JOINS] = ",".join(map(str, joins))
             if error is not None:
                 self._failure(task_id, try_id, at, state, error)
-        self.newest = rows[-1][5] if rows else self.newest
 
     def _block(
         self, executor: str, block_id: str, job_id: str | None, state: str, message: str | None, at: float

@@ -1,22 +1,25 @@
 """The records of the journal: how hooks' events are written, and what they are when they are read.
 
 Rule of this module: a batch of events is encoded in one call, as it was delivered; all work on single events is left
-to the process that writes the database. A record is a list: its kind, and its facts.
+to the process that writes the database. A record is a list: its kind, and its facts. Of events of tasks, these are the
+columns of TaskEvents; one whose values are all the same, as many are, has this value in a mapping instead.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 import traceback
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
 
+from flowcore.plugins.api import TaskEvent
 from flowcore.serialize import RemoteTraceback
 
 #: The first record: a mapping of facts of the run.
 BEGIN = "begin"
-#: The rows of TaskEvents, as lists.
 TASKS = "tasks"
 #: One change of a block: executor, block id, job id, status, message, time.
 BLOCK = "block"
@@ -33,6 +36,30 @@ TEXT_LIMIT = 8000
 TRACEBACKS = 20
 #: Calls of a traceback that are kept, the innermost ones.
 FRAMES = 12
+
+
+#: The columns of TaskEvents: where some are, and which may be packed: what is in the others is of a user's class, or
+#: differs anyway.
+APP, STATE, BEFORE, AT = map(TaskEvent._fields.index, ("app_name", "state", "before", "at"))
+_PACKED = tuple(
+    name not in ("task_id", "state", "before", "at", "error", "launched_at", "ended_at") for name in TaskEvent._fields
+)
+_SAME = "all"
+
+
+def packed(columns: Sequence[Sequence[Any]]) -> list[Any]:
+    """Return columns of TaskEvents as they are encoded."""
+    return [
+        {_SAME: column[0]}
+        if may and column[0] == column[-1] and column.count(column[0]) == len(column)
+        else column
+        for column, may in zip(columns, _PACKED, strict=True)
+    ]  # fmt: skip
+
+
+def unpacked(columns: Sequence[Any]) -> list[Iterable[Any]]:
+    """Return what :func:`packed` was given; a column of the same values gives them without end."""
+    return [itertools.repeat(column[_SAME]) if type(column) is dict else column for column in columns]
 
 
 class Encoder:

@@ -8,12 +8,15 @@ they reach, go into the database in one transaction.
 from __future__ import annotations
 
 import contextlib
+import types
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from sqlalchemy import Connection, delete, func, select, update
 
+from flowcore.plugins.api import TaskEvent
 from flowcore_monitoring_sqlite import records, schema
 from flowcore_monitoring_sqlite.journal import START, JournalError, JournalReader, Position
 from flowcore_monitoring_sqlite.queries import FINAL
@@ -26,19 +29,10 @@ NOTE_S = 1.0
 KEEP_S = 120.0
 
 #: How a record with tasks begins, and the last one.
-_TASKS = msgspec.msgpack.encode((records.TASKS, []))[:-1]
-_END = msgspec.msgpack.encode((records.END, {}))[:-1]
-
-
-class _Step(msgspec.Struct, array_like=True, gc=False):
-    """The first fields of a row of TaskEvents."""
-
-    task_id: int
-    app_name: str
-    app_kind: str
-    state: str
-    before: str | None
-    at: float
+_TASKS, _END = (
+    msgspec.msgpack.encode((kind, *fields))[: 2 + len(kind)]
+    for kind, fields in ((records.TASKS, TaskEvent._fields), (records.END, ({},)))
+)
 
 
 class Tally:
@@ -52,7 +46,10 @@ class Tally:
     def __init__(self, folder: Path, run_id: str) -> None:
         self._run_id = run_id
         self._reader = JournalReader(folder)
-        self._decode = msgspec.msgpack.Decoder(tuple[str, list[_Step]]).decode
+        columns: list[Any] = [msgspec.Raw] * len(TaskEvent._fields)
+        columns[records.APP] = columns[records.STATE] = columns[records.BEFORE] = columns[records.AT] = Any
+        # The others need not be made.
+        self._decode = msgspec.msgpack.Decoder(types.GenericAlias(tuple, (str, *columns))).decode
         self._reset()
 
     def _reset(self) -> None:
@@ -100,9 +97,10 @@ class Tally:
         with contextlib.suppress(JournalError):
             for record in self._reader.read(MOST_BYTES):
                 if record.startswith(_TASKS):
-                    rows = self._decode(record)[1]
-                    steps.update([(row.app_name, row.before, row.state) for row in rows])
-                    self._at = max(self._at, rows[-1].at) if rows else self._at
+                    columns = self._decode(record)[1:]
+                    apps = records.unpacked(columns)[records.APP]
+                    steps.update(zip(apps, columns[records.BEFORE], columns[records.STATE], strict=False))
+                    self._at = max(self._at, columns[records.AT][-1])
                 elif record.startswith(_END):
                     self.ended = True
         counts, changed = self._counts, self._changed

@@ -42,8 +42,9 @@ logger = logging.getLogger("flowcore.monitoring.writer")
 
 #: Seconds between two looks at the journal.
 PERIOD_S = 0.4
-#: Bytes of the journal that go into one transaction, about.
+#: Bytes of the journal that go into one transaction, about, and while processors are short.
 BATCH_BYTES = 4 * 1024 * 1024
+SMALL_BATCH_BYTES = 256 * 1024
 #: Seconds between two signs of life of a run in which nothing happens.
 BEAT_S = 10.0
 #: Seconds before a database that refused is asked again, at first and at most.
@@ -52,13 +53,13 @@ LONGEST_PAUSE_S = 5.0
 #: Seconds for which a writer whose program is gone asks a database that refuses.
 ORPHAN_S = 600.0
 #: How much the writer steps back behind the tasks of this machine.
-NICE = 5
+NICE = 10
 #: The share of one processor that the writer takes for rows while processors are short, as long as the end of the run
 #: need not wait for more than so many bytes of the journal.
 SHARE = 0.05
 BACKLOG_BYTES = 256 * 1024 * 1024
 #: With fewer idle processors than so many, they are short.
-FREE = 0.75
+FREE = 1.0
 #: Seconds that it steps back at a time, at most.
 LONGEST_STEP_S = 10.0
 
@@ -113,6 +114,7 @@ class Writer:
         self._engine: Engine | None = None
         self._reader = JournalReader(folder)
         self._tally = Tally(folder, run_id)
+        self._pace = Pace()
         self._beat_at = 0.0
         #: Whether the database has the run's last record.
         self._ended = False
@@ -147,7 +149,6 @@ class Writer:
             JournalError: the journal is damaged; what is before that is written.
         """
         pause = FIRST_PAUSE_S
-        pace = Pace()
         gone_at: float | None = None
         told = False
         while True:
@@ -158,10 +159,10 @@ class Writer:
             try:
                 if self._engine is None:
                     self.open()
-                pace.begin()
+                self._pace.begin()
                 ended, wrote = self.step(gone)
                 if not ended:
-                    self._rest(pace.after(self._reader.left_bytes()) if wrote else PERIOD_S)
+                    self._rest(self._pace.after(self._reader.left_bytes()) if wrote else PERIOD_S)
             except (SQLAlchemyError, recorder.Moved) as error:
                 reason = database.reason(error)
                 logger.warning("the database does not take what there is: %s; asked again in %.1f s", reason, pause)
@@ -208,7 +209,9 @@ class Writer:
         before = self._reader.position
         batch = recorder.Batch(self._run_id)
         try:
-            for record in self._reader.read(BATCH_BYTES):
+            # All that there is, once the end of the run waits for it.
+            slowly = self._pace.short and not self._tally.ended
+            for record in self._reader.read(SMALL_BATCH_BYTES if slowly else BATCH_BYTES):
                 batch.add(record)
         except JournalError:
             if self._reader.position == before:
@@ -321,12 +324,15 @@ class Pace:
     """
 
     def __init__(self) -> None:
-        self._idle, self._since = idle_s(), time.perf_counter()
-        self.begin()
+        self._idle, self._at, self._used = idle_s(), time.perf_counter(), time.process_time()
+        #: Whether processors are short.
+        self.short = False
 
     def begin(self) -> None:
-        """Begin to look at a batch."""
-        self._at, self._used = time.perf_counter(), time.process_time()
+        """Begin to look at a batch, after a rest."""
+        idle, at, used = idle_s(), time.perf_counter(), time.process_time()
+        self.short = idle - self._idle + used - self._used < FREE * (at - self._at)
+        self._idle, self._at, self._used = idle, at, used
 
     def after(self, left_bytes: int) -> float:
         """Return the seconds to step back after a batch.
@@ -334,13 +340,11 @@ class Pace:
         Args:
             left_bytes: what the journal has beyond it.
         """
-        now, idle = time.perf_counter(), idle_s()
-        used = time.process_time() - self._used
-        short = now - self._at > 1.3 * used or idle - self._idle + used < FREE * (now - self._since)
-        self._idle, self._since = idle, now
+        took, used = time.perf_counter() - self._at, time.process_time() - self._used
+        self.short = self.short or took > 1.3 * used
         if left_bytes > BACKLOG_BYTES:
             return 0.0
-        if not short:
+        if not self.short:
             return 0.0 if left_bytes > BATCH_BYTES else PERIOD_S
         return max(PERIOD_S, min(used * (1 / SHARE - 1), LONGEST_STEP_S))
 
