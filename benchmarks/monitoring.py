@@ -6,6 +6,9 @@ Machines differ and are noisy: read the ratios, and the microseconds of processo
 which noise touches less. Memory is what that process holds beyond what it held before the tasks, whose futures are
 dropped as they come. ``behind_s`` is how long after the last result the run had ended, and the database had everything.
 
+``flowcore-watched`` is a run with somebody who asks twice a second how many tasks are over, as ``flowcore status
+--watch`` does: ``status_late_s`` is how old the answers were, at worst.
+
     python benchmarks/monitoring.py --tasks 50000 --repeats 5 --json results.json
 """
 
@@ -15,8 +18,11 @@ import argparse
 import importlib.util
 import json
 import os
+import select
+import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +30,8 @@ from pathlib import Path
 from typing import Any
 
 import report
+
+import flowcore
 
 App = Callable[..., Any]
 Figures = dict[str, float]
@@ -41,12 +49,58 @@ def noop() -> None:
 @contextmanager
 def flowcore_htex(folder: str, monitored: bool) -> Iterator[Callable[[Callable[..., Any]], App]]:
     """flowcore's htex, with or without a MonitoringHub."""
-    import flowcore
-
     monitoring = {"monitoring": {"plugin": "monitoring"}} if monitored else {}
     config = {"executors": [{"plugin": "htex", "max_workers_per_node": WORKERS}], "run_dir": folder, **monitoring}
     with flowcore.load(config):
         yield flowcore.python_app
+
+
+class Watch:
+    """Asks the database how many tasks of a run are over, from another process, and compares that with the truth.
+
+    Args:
+        run: the run.
+    """
+
+    def __init__(self, run: Any) -> None:
+        self._run = run
+        url = f"sqlite:///{run.run_dir.parent / 'monitoring.db'}"
+        self._process = subprocess.Popen(
+            [sys.executable, __file__, "--follow", url], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        #: When so many tasks were over, in truth.
+        self._truth: list[tuple[float, int]] = []
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._note)
+        self._thread.start()
+
+    def _note(self) -> None:
+        while not self._stop.wait(0.02):
+            self._truth.append((time.time(), self._run.task_counts().get("exec_done", 0)))
+
+    def late_s(self) -> float:
+        """End, and return how old the answers were, at worst; seconds."""
+        assert self._process.stdin is not None
+        self._stop.set()
+        self._thread.join()
+        answers, _ = self._process.communicate()
+        worst = 0.0
+        for line in answers.splitlines():
+            asked, number = json.loads(line)
+            # As many were over until this moment, and more after it.
+            since = max((at for at, over in self._truth if over <= number), default=asked)
+            worst = max(worst, min(asked, self._truth[-1][0]) - since)
+        return worst
+
+
+def follow(url: str) -> None:
+    """Print twice a second when was asked how many tasks of the newest run are over, and the answer."""
+    from flowcore_monitoring_sqlite import database, queries
+
+    while not select.select([sys.stdin], [], [], 0.5)[0]:
+        with database.reading(url) as connection:
+            asked = time.time()
+            print(json.dumps([asked, queries.find_run(connection).completed]), flush=True)
 
 
 @contextmanager
@@ -69,6 +123,7 @@ def parsl_htex(folder: str, monitored: bool) -> Iterator[Callable[[Callable[...,
 SYSTEMS: dict[str, tuple[Any, bool]] = {
     "flowcore": (flowcore_htex, False),
     "flowcore-monitored": (flowcore_htex, True),
+    "flowcore-watched": (flowcore_htex, True),
     "parsl": (parsl_htex, False),
     "parsl-monitored": (parsl_htex, True),
 }
@@ -99,15 +154,19 @@ def measure(name: str, tasks: int) -> Figures:
         with make(folder, monitored) as decorate:
             app = decorate(noop)
             run(app, 500)
+            watch = Watch(flowcore.dfk()) if name == "flowcore-watched" else None
             before, cpu, began = resident(), time.process_time(), time.perf_counter()
             run(app, tasks)
             took, used = time.perf_counter() - began, time.process_time() - cpu
             held = resident() - before
+            late_s = None if watch is None else watch.late_s()
             ended = time.perf_counter()
         figures = {"tasks_per_s": tasks / took, "cpu_us_per_task": 1e6 * used / tasks, "memory_mb": held / 1e6}
         if monitored:
             figures["behind_s"] = time.perf_counter() - ended
             figures["database_bytes_per_task"] = size_of_database(folder) / tasks
+        if late_s is not None:
+            figures["status_late_s"] = late_s
     return figures
 
 
@@ -139,11 +198,15 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--json", nargs="?", const="-", help="write the figures as JSON, to a file or to stdout")
     parser.add_argument("--only", choices=SYSTEMS, help=argparse.SUPPRESS)  # one system once, in this process
+    parser.add_argument("--follow", metavar="URL", help=argparse.SUPPRESS)  # for flowcore-watched
     options = parser.parse_args()
+    if options.follow:
+        follow(options.follow)
+        return
     if options.only:
         print(json.dumps(measure(options.only, options.tasks)))
         return
-    systems = ["flowcore", "flowcore-monitored"]
+    systems = ["flowcore", "flowcore-monitored", "flowcore-watched"]
     if importlib.util.find_spec("parsl") is None:
         print("Parsl is not installed here, and is left out", file=sys.stderr)
     else:
