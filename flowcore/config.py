@@ -41,6 +41,11 @@ def _executors(value: Any) -> Any:
 
 
 def _built(kind: str, value: Any, path: str) -> Any:
+    if isinstance(value, str) and kind == "hooks":
+        raise ConfigurationError(
+            f"{path}: expected an object with hooks, got the text {value!r}; a plugin is named with "
+            f'{path} = {{ plugin = "{value}" }} in TOML, and with {{"plugin": "{value}"}} in Python'
+        )
     return build(kind, value, path) if isinstance(value, Mapping) else value
 
 

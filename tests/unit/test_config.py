@@ -420,3 +420,9 @@ def test_how_to_write_what_was_meant(tmp_path, text, message):
     file = tmp_path / "flowcore.toml"
     file.write_text(text)
     assert message in refusal(Config.from_file, file)
+
+
+@pytest.mark.parametrize("name", ["monitoring", "hooks"])
+def test_the_name_of_a_plugin_with_hooks_is_no_hook(name):
+    with pytest.raises(ConfigurationError, match=r'\{ plugin = "monitoring" \} in TOML'):
+        flowcore.Config(**{name: "monitoring" if name == "monitoring" else ["monitoring"]})

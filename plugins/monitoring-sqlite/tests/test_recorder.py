@@ -302,6 +302,27 @@ def test_a_run_whose_program_is_gone_is_interrupted(scribe, drain, ask):
     assert (run.state, run.completed, run.time_completed) == ("interrupted", 1, None)
 
 
+def test_a_run_whose_program_ends_before_the_writer_s_eyes_lasted_until_then(scribe, url, ask):
+    made = scribe(time_began=time.time() - 50)
+    made.run_task(0)
+    there = [True, True, True]
+    writer = Writer(made.folder, made.run_id, url, lambda: not (there and there.pop()))
+    assert writer.run()
+    run = ask(queries.find_run)
+    assert run.state == "interrupted"
+    assert run.duration_s == pytest.approx(50, abs=WAIT_S)
+    # Another one, later, has not seen it end.
+    with writer._engine.begin() as connection:
+        connection.execute(schema.workflow.update().values(heartbeat=1500.0, run_state="running"))
+    run = ask(queries.find_run)
+    assert run.state == "silent"
+    writer.close()
+    later = Writer(made.folder, made.run_id, url, lambda: True)
+    assert later.run()
+    later.close()
+    assert ask(queries.find_run).heartbeat == 1500.0
+
+
 def test_a_record_that_was_being_written_is_left_out(scribe, drain, ask):
     made = scribe()
     made.run_task(0)

@@ -108,7 +108,7 @@ class MonitoringHub:
     monitoring_debug: bool = False
     resource_monitoring_enabled: bool = True
     resource_monitoring_interval: float = attrs.field(default=30, validator=at_least(0))
-    end_timeout: float = attrs.field(default=60, validator=at_least(0))
+    end_timeout: float = attrs.field(default=120, validator=at_least(0))
 
     def __attrs_post_init__(self) -> None:
         self._recording: Recording | None = None

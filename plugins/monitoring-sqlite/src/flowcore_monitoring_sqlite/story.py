@@ -42,7 +42,7 @@ def tell(connection: Connection, run: Run, story: Story, now: float) -> Lines:
         lines.append(("Memoized", f"its result was known (hash {task.hashsum}): it did not run"))
     failures = {f.try_id: f for f in story.failures if f.state != "dep_fail"}
     for attempt in story.tries:
-        lines += _attempt(story, attempt, failures.get(attempt.try_id), now)
+        lines += _attempt(run, story, attempt, failures.get(attempt.try_id))
     lines += _standing_still(connection, run, story)
     lines += _files(story)
     lines += _failed(story)
@@ -101,7 +101,7 @@ def _named(task: Task, now: float | None) -> str:
     return f"task {task.task_id} ({task.name}), {task.state}{since}"
 
 
-def _attempt(story: Story, attempt: Try, failure: Failure | None, now: float) -> Lines:
+def _attempt(run: Run, story: Story, attempt: Try, failure: Failure | None) -> Lines:
     head = f"Attempt {attempt.try_id + 1}"
     place = f"on executor {attempt.executor}"
     details = [
@@ -113,7 +113,7 @@ def _attempt(story: Story, attempt: Try, failure: Failure | None, now: float) ->
     begun = f"given to it at {clock(attempt.launched)}" if attempt.launched else ""
     if attempt.launched and attempt.running:
         begun += f", running {duration(attempt.running - attempt.launched)} later"
-    end = "not over yet" if story.task.state not in FINAL else "no end of it is known"
+    end = "not over yet" if story.task.state not in FINAL and run.state == "running" else "no end of it is known"
     start = attempt.running or attempt.launched
     if attempt.returned is not None and start:
         end = f"{'failed' if attempt.error else 'ended'} after {duration(attempt.returned - start)}"

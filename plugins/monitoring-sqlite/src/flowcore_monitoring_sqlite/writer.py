@@ -116,6 +116,8 @@ class Writer:
         self._tally = Tally(folder, run_id)
         self._pace = Pace()
         self._beat_at = 0.0
+        #: Whether the user's program was seen alive: its end is seen, too.
+        self._watched = False
         #: Whether the database has the run's last record.
         self._ended = False
         #: Events that were written.
@@ -154,6 +156,7 @@ class Writer:
         while True:
             # In this order: what a program wrote before its end is seen.
             gone = self._gone()
+            self._watched = self._watched or not gone
             if gone and gone_at is None:
                 gone_at = time.monotonic()
             try:
@@ -267,6 +270,8 @@ class Writer:
         logger.info("the program is gone, and its run was not ended: it was interrupted")
         with self._engine.begin() as connection:
             recorder.finish(connection, self._run_id, "interrupted", None)
+            if self._watched:  # else it has been gone for who knows how long
+                recorder.beat(connection, self._run_id)
 
 
 def main() -> int:
