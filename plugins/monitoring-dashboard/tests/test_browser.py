@@ -423,6 +423,7 @@ def test_names_are_text_in_charts_tips_and_tables(browse: Browse, engine: Engine
     with engine.begin() as connection:
         write(connection, run)
         connection.execute(schema.task.update().values(task_func_name=evil))
+        schema.count_again(connection)
         connection.execute(schema.attempt.update().values(hostname=evil, worker="1", task_fail_history=evil))
         connection.execute(schema.block.update().values(executor_label=evil, message=evil))
     with dashboard(str(engine.url)) as own:

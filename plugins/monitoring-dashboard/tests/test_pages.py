@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from dashboards import Client, Runs
-from flowcore_monitoring_dashboard import application, pages, questions
+from flowcore_monitoring_dashboard import application, pages
 from flowcore_monitoring_sqlite import schema
 from make_database import MadeRun, write
 from sqlalchemy import Engine
@@ -71,16 +71,6 @@ def test_the_page_of_workflows(client: Client, runs: Runs):
         assert column in text
     assert text.index(runs.going.name) < text.index(runs.stopped.name) < text.index(runs.small.name)
     assert "interrupted" in text
-
-
-def test_what_is_over_is_counted_once(client_of, runs: Runs, monkeypatch):
-    asked = []
-    count = questions.total_tasks
-    monkeypatch.setattr(questions, "total_tasks", lambda c, ids: asked.append(set(ids)) or count(c, ids))
-    monkeypatch.setattr(pages, "_over", {})
-    texts = [client_of(runs.url).get("/").text for _ in range(2)]
-    assert asked == [{getattr(runs, kind).run_id for kind in KINDS}, {runs.stopped.run_id, runs.going.run_id}]
-    assert all(f"{len(runs.large.made):,}" in text for text in texts)
 
 
 def test_a_summary_has_what_the_reference_has(client: Client, runs: Runs):
@@ -214,6 +204,7 @@ def test_what_names_and_errors_hold_is_shown_as_text(engine: Engine, client_of):
     with engine.begin() as connection:
         write(connection, run)
         connection.execute(schema.task.update().values(task_func_name=evil, task_inputs=json.dumps([evil])))
+        schema.count_again(connection)
         connection.execute(schema.failure.update().values(text=evil, cause=evil, notes=evil, traceback=evil))
         connection.execute(schema.attempt.update().values(hostname=evil, worker=evil, task_fail_history=evil))
         connection.execute(schema.block.update().values(executor_label=evil, message=evil, status=evil))

@@ -314,16 +314,20 @@ def _to_2(connection: Connection) -> None:
     _add_columns(connection, block, "message")
 
 
+def count_again(connection: Connection) -> None:
+    """Make the numbers of the table ``tally`` those of the rows of tasks."""
+    by = (task.c.run_id, task.c.task_func_name, task.c.task_state)
+    connection.execute(tally.delete())
+    connection.execute(tally.insert().from_select(list(tally.c), select(*by, func.count()).group_by(*by)))
+
+
 def _to_3(connection: Connection) -> None:
     """Version 3 has the numbers of tasks ahead of their rows."""
     for table in (tally, progress):
         table.create(connection, checkfirst=True)
     _add_columns(connection, journal, "counted_segment", "counted_position")
     connection.execute(journal.update().values(counted_segment=journal.c.segment, counted_position=journal.c.position))
-    counts = select(task.c.run_id, task.c.task_func_name, task.c.task_state, func.count()).group_by(
-        task.c.run_id, task.c.task_func_name, task.c.task_state
-    )
-    connection.execute(tally.insert().from_select(list(tally.c), counts))
+    count_again(connection)
     connection.execute(text("DROP INDEX IF EXISTS task_by_state"))
     _task_not_good.create(connection, checkfirst=True)
 
