@@ -115,6 +115,23 @@ def test_what_comes_later_of_a_task_changes_its_row(scribe, drain, url, ask):
     ]  # fmt: skip
 
 
+def test_an_attempt_that_waited_for_its_worker_says_until_when(scribe, url, ask):
+    made = scribe()
+    writer = Writer(made.folder, made.run_id, url, lambda: False)
+    writer.open()
+    # Each is launched a second after its call; in batches of their own.
+    for n, (at, took_s, worker) in enumerate([(1001.0, 4.0, 1), (1002.0, 5.0, 1), (1002.0, 5.0, 2), (1009.0, 1.0, 1)]):
+        made.run_task(n, at=at, took_s=took_s, where=f"block 0, host n1, worker {worker}")
+        writer.step()
+    writer.close()
+
+    def free(connection):
+        table = schema.attempt
+        return list(connection.execute(select(table.c.task_try_time_free).order_by(table.c.task_id)).scalars())
+
+    assert ask(free) == [None, 1006.0, None, None]
+
+
 def test_a_task_that_was_launched_as_it_was_called_was_pending_for_a_moment(scribe, drain, ask):
     made = scribe()
     made.tasks(TaskEvent(0, "app", "python", "launched", None, 1001.0, 0, "a", None, (), None, call=TaskCall(True)))

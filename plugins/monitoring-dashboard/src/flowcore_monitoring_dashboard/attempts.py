@@ -50,30 +50,18 @@ def _attempts(connection: Connection, run_id: str) -> Attempts:
     """Return the attempts of a run."""
     is_told = attempt.c.task_try_time_running.is_not(None)
     is_over = attempt.c.task_try_time_returned.is_not(None)
-    is_guessed = and_(is_over, attempt.c.task_try_time_running.is_(None), attempt.c.worker.is_not(None))
     executors = connection.execute(
-        select(
-            attempt.c.task_executor,
-            func.max(case((is_told, 1), else_=0)),
-            func.max(case((is_guessed, 1), else_=0)),
-        )
+        select(attempt.c.task_executor, func.max(case((is_told, 1), else_=0)))
         .where(attempt.c.run_id == run_id)
         .group_by(attempt.c.task_executor)
     ).all()
-    silent = tuple(sorted(name for name, told, _ in executors if not told))
+    silent = tuple(sorted(name for name, told in executors if not told))
     launched = func.nullif(attempt.c.task_try_time_launched, 0.0)
-    cases: list[tuple[ColumnElement[bool], Any]] = [
+    began = case(
         (is_told, attempt.c.task_try_time_running),
         (and_(not_(is_over), attempt.c.task_executor.not_in(silent)), None),
-    ]
-    if any(guessed for _, _, guessed in executors):
-        # Sorting them all takes as long as all the rest.
-        before = func.lag(attempt.c.task_try_time_returned).over(
-            partition_by=(attempt.c.worker, attempt.c.hostname, attempt.c.block_id, attempt.c.task_executor),
-            order_by=attempt.c.task_try_time_returned,
-        )
-        cases.append((and_(is_guessed, before > launched), before))
-    began = case(*cases, else_=launched)
+        else_=func.coalesce(attempt.c.task_try_time_free, launched),
+    )
     source = (
         select(
             attempt.c.task_id,

@@ -47,10 +47,12 @@ class Batch:
 
     Args:
         run_id: the run.
+        free: when the last attempt on each worker ended, by executor and place; kept up to date.
     """
 
-    def __init__(self, run_id: str) -> None:
+    def __init__(self, run_id: str, free: dict[tuple[str | None, str], float]) -> None:
         self.run_id = run_id
+        self._free = free
         #: Events in the batch.
         self.events = 0
         self.new: dict[Table, list[Row]] = {}
@@ -122,10 +124,16 @@ class Batch:
                 row[_HASHSUM] = hashsum
             if state == "launched":
                 new_tries[task_id, try_id] = [
-                    run_id, task_id, try_id, None, None, None, executor, at, None, None, None, None
+                    run_id, task_id, try_id, None, None, None, executor, at, None, None, None, None, None
                 ]  # fmt: skip
             elif launched_at is not None:
-                self._end_try(self._try(task_id, try_id), ended_at, where, error)
+                row_of_try = self._try(task_id, try_id)
+                if where is not None:
+                    # A worker does one thing at a time.
+                    free = self._free.get((executor, where), 0.0)
+                    row_of_try[_TRY_FREE] = free if free > launched_at else None
+                    self._free[executor, where] = ended_at
+                self._end_try(row_of_try, ended_at, where, error)
             if state in FINAL:
                 row[_RETURNED] = at
             elif state == "running":
@@ -239,13 +247,14 @@ _TASK_ID, _MEMOIZE, _HASHSUM, _INPUTS, _RETURNED, _FAIL_COUNT, _FAIL_COST, _STAT
     ),
 )  # fmt: skip
 _TRY = tuple(schema.attempt.c.keys())
-_TRY_BLOCK, _TRY_HOST, _TRY_WORKER, _TRY_RUNNING, _TRY_RETURNED, _TRY_FAILURE, _TRY_JOINS = map(
-    _TRY.index,
-    (
-        "block_id", "hostname", "worker", "task_try_time_running", "task_try_time_returned", "task_fail_history",
-        "task_joins",
-    ),
+#: What comes later of an attempt than its launch.
+_TRY_LATER = (
+    "block_id", "hostname", "worker", "task_try_time_running", "task_try_time_free", "task_try_time_returned",
+    "task_fail_history", "task_joins",
 )  # fmt: skip
+_TRY_BLOCK, _TRY_HOST, _TRY_WORKER, _TRY_RUNNING, _TRY_FREE, _TRY_RETURNED, _TRY_FAILURE, _TRY_JOINS = map(
+    _TRY.index, _TRY_LATER
+)
 
 
 def _new_task(run_id: str, task_id: int, name: str, kind: str, depends: Sequence[int], at: float) -> Values:
@@ -265,14 +274,9 @@ WRITTEN = ("segment", "position")
 COUNTED = ("counted_segment", "counted_position")
 
 _STATUS = ("task_id", "task_status_name", "timestamp", "run_id", "try_id")
-#: What comes later of a task and of an attempt: what is always told, and what leaves the column as it is where it is
-#: None.
+#: What comes later of a task than its call: what is always told, and what leaves the column as it is where it is None.
 _TASK_TOLD = ("task_state", "task_state_time", "task_fail_count", "task_fail_cost")
 _TASK_LATER = ("task_executor", "task_hashsum", "task_time_returned")
-_TRY_LATER = (
-    "block_id", "hostname", "worker", "task_try_time_running", "task_try_time_returned", "task_fail_history",
-    "task_joins",
-)  # fmt: skip
 
 
 def position_of(connection: Connection, run_id: str, columns: Sequence[str] = WRITTEN) -> Position:

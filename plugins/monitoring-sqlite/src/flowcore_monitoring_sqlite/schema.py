@@ -154,6 +154,8 @@ attempt = Table(
     Column("task_try_time_launched", Double),
     # Where the executor told.
     Column("task_try_time_running", Double),
+    # Where it did not: when the attempt before it on its worker ended, if that was after its own launch.
+    Column("task_try_time_free", Double),
     Column("task_try_time_returned", Double),
     # What the attempt failed with; NULL where it did not.
     Column("task_fail_history", Text),
@@ -322,10 +324,11 @@ def count_again(connection: Connection) -> None:
 
 
 def _to_3(connection: Connection) -> None:
-    """Version 3 has the numbers of tasks ahead of their rows."""
+    """Version 3 has the numbers of tasks ahead of their rows, and when the workers of attempts were free."""
     for table in (tally, progress):
         table.create(connection, checkfirst=True)
     _add_columns(connection, journal, "counted_segment", "counted_position")
+    _add_columns(connection, attempt, "task_try_time_free")
     connection.execute(journal.update().values(counted_segment=journal.c.segment, counted_position=journal.c.position))
     count_again(connection)
     connection.execute(text("DROP INDEX IF EXISTS task_by_state"))

@@ -115,6 +115,7 @@ class Writer:
         self._reader = JournalReader(folder)
         self._tally = Tally(folder, run_id)
         self._pace = Pace()
+        self._free: dict[tuple[str | None, str], float] = {}
         self._beat_at = 0.0
         #: Whether the user's program was seen alive: its end is seen, too.
         self._watched = False
@@ -210,7 +211,7 @@ class Writer:
         assert self._engine is not None
         self.count()
         before = self._reader.position
-        batch = recorder.Batch(self._run_id)
+        batch = recorder.Batch(self._run_id, self._free)
         try:
             # All that there is, once the end of the run waits for it.
             slowly = self._pace.short and not self._tally.ended
