@@ -493,6 +493,35 @@ def test_tasks_are_counted_before_their_rows_are_written(scribe, url, ask):
     assert ask(queries.counts_by_state, made.run_id) == {"pending": 1, "exec_done": 31, "failed": 1}
 
 
+def test_what_comes_between_the_count_and_the_rows_is_counted_too(scribe, url, ask, monkeypatch):
+    made = scribe()
+    made.run_task(0)
+    look, late = tally.Tally.look, []
+
+    def slow(self):
+        found = look(self)
+        if not late:
+            late.append(1)
+            made.run_task(1)
+            made.end()
+        return found
+
+    monkeypatch.setattr(tally.Tally, "look", slow)
+    writer = Writer(made.folder, made.run_id, url, lambda: False)
+    assert writer.run()
+    writer.close()
+    assert ask(queries.counts_by_state, made.run_id) == {"exec_done": 2}
+
+
+def test_apps_are_counted_whatever_their_names(scribe, drain, ask):
+    made = scribe()
+    made.run_task(0, "a\x00b")
+    made.run_task(1, "c" * 1000)
+    made.end()
+    assert drain(made)
+    assert sorted(app.name for app in ask(queries.counts_by_app, made.run_id)) == ["a\\x00b", "c" * 500]
+
+
 def test_counts_that_were_not_written_are_counted_again(scribe, url, ask, monkeypatch):
     made = scribe()
     made.run_task(0)

@@ -150,7 +150,7 @@ class Batch:
         self.new.setdefault(schema.block, []).append(
             {
                 "run_id": self.run_id, "executor_label": executor, "block_id": block_id, "job_id": job_id,
-                "timestamp": at, "status": state, "message": _clean(message),
+                "timestamp": at, "status": state, "message": clean(message),
             }
         )  # fmt: skip
 
@@ -205,7 +205,7 @@ class Batch:
                 place = self._places[where] = found.groups() if found else (None, where, None)
             row[_TRY_BLOCK], row[_TRY_HOST], row[_TRY_WORKER] = place
         if error is not None:
-            row[_TRY_FAILURE] = _clean(f"{error[0]}: {error[2]}")
+            row[_TRY_FAILURE] = clean(f"{error[0]}: {error[2]}")
 
     def _call(self, row: Values, kind: str, name: str, call: Sequence[Any]) -> None:
         memoize, inputs, outputs, *streams = call
@@ -220,7 +220,7 @@ class Batch:
             if own or (kind != "internal" and scheme != "file"):
                 self.new.setdefault(schema.transfer, []).append(
                     {
-                        "run_id": self.run_id, "task_id": row[_TASK_ID], "url": _clean(url), "staging": staging,
+                        "run_id": self.run_id, "task_id": row[_TASK_ID], "url": clean(url), "staging": staging,
                         "direction": "out" if name == "stage_out" else direction,
                     }
                 )  # fmt: skip
@@ -230,9 +230,9 @@ class Batch:
         self.new.setdefault(schema.failure, []).append(
             {
                 "run_id": self.run_id, "task_id": task_id, "try_id": try_id, "timestamp": at,
-                "task_status_name": state, "exception_type": _clean(name),
-                "cause": records.general_cause(_clean(cause) or ""), "text": _clean(text),
-                "notes": _clean(notes) or None, "traceback": _clean(trace),
+                "task_status_name": state, "exception_type": clean(name),
+                "cause": records.general_cause(clean(cause) or ""), "text": clean(text),
+                "notes": clean(notes) or None, "traceback": clean(trace),
             }
         )  # fmt: skip
 
@@ -264,7 +264,7 @@ def _new_task(run_id: str, task_id: int, name: str, kind: str, depends: Sequence
     ]  # fmt: skip
 
 
-def _clean(text: str | None) -> str | None:
+def clean(text: str | None) -> str | None:
     """Return a text as every database takes it."""
     return text.replace("\x00", "\\x00") if text and "\x00" in text else text
 

@@ -37,6 +37,9 @@ VERSION = 3
 
 metadata = MetaData()
 
+#: Characters of an app's name by which its tasks are counted.
+LONGEST_NAME = 500
+
 #: A UUID as text.
 _RUN_ID = String(36)
 # SQLite counts a column up by itself only where its type is exactly INTEGER.
@@ -124,7 +127,7 @@ tally = Table(
     "tally",
     metadata,
     Column("run_id", _RUN_ID, primary_key=True),
-    Column("task_func_name", String(500), primary_key=True),
+    Column("task_func_name", String(LONGEST_NAME), primary_key=True),
     Column("task_state", String(20), primary_key=True),
     Column("task_count", Integer, nullable=False),
     sqlite_with_rowid=False,

@@ -20,7 +20,8 @@ from flowcore.plugins.api import TaskEvent
 from flowcore_monitoring_sqlite import records, schema
 from flowcore_monitoring_sqlite.journal import START, JournalError, JournalReader, Position
 from flowcore_monitoring_sqlite.queries import FINAL
-from flowcore_monitoring_sqlite.recorder import COUNTED, move, position_of
+from flowcore_monitoring_sqlite.recorder import COUNTED, clean, move, position_of
+from flowcore_monitoring_sqlite.schema import LONGEST_NAME
 
 #: Bytes of the journal that are counted at a time.
 MOST_BYTES = 32 * 1024 * 1024
@@ -104,7 +105,8 @@ class Tally:
                 elif record.startswith(_END):
                     self.ended = True
         counts, changed = self._counts, self._changed
-        for (name, left, state), number in steps.items():
+        for (app, left, state), number in steps.items():
+            name = (clean(app) or "")[:LONGEST_NAME]
             counts[name, state] += number
             changed.add((name, state))
             if left is not None:

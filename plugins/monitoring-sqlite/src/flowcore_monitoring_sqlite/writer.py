@@ -222,6 +222,8 @@ class Writer:
                 raise
             # What was before the damage is written first.
         after = self._reader.position
+        if after > self._tally.position:
+            self.count()  # what has come meanwhile, and perhaps nothing will any more
         if after != before:
             with self._engine.begin() as connection:
                 recorder.write(connection, batch, before, after)
