@@ -117,6 +117,20 @@ def test_lost_events_are_said(engine: Engine, client_of):
     assert "17 events of this run could not be kept" in client_of(str(engine.url)).get(f"/workflow/{run.run_id}").text
 
 
+def test_rows_that_are_behind_the_numbers_are_said(engine: Engine, client_of):
+    run = MadeRun(20, 1_700_000_000.0)
+    page = f"/workflow/{run.run_id}"
+    with engine.begin() as connection:
+        write(connection, run)
+    assert "charts and lists follow" not in client_of(str(engine.url)).get(page).text
+    table = schema.journal
+    for further in ({"counted_position": table.c.position + 2_000_000}, {"counted_segment": table.c.segment + 1}):
+        with engine.begin() as connection:
+            write(connection, run)
+            connection.execute(table.update().values(**further))
+        assert "charts and lists follow" in client_of(str(engine.url)).get(page).text
+
+
 def test_a_failed_task_says_why(client: Client, runs: Runs):
     task = next(task for task in runs.small.made if task.states[-1][1] == "failed")
     text = client.get(f"{base(runs, 'small')}/tasks/{task.task_id}").text

@@ -101,7 +101,8 @@ def _count(text: str) -> int:
 def _page(template: str, asked: Asked, tab: str, **values: Any) -> str:
     return render(
         template, run=asked.run, base=charts.path_of(asked.run), tab=tab, colours=asked.colours, query=asked.query,
-        live=asked.run.state in ("running", "silent"), **values,
+        live=asked.run.state in ("running", "silent"),
+        behind=queries.rows_are_behind(asked.connection, asked.run_id), **values,
     )  # fmt: skip
 
 

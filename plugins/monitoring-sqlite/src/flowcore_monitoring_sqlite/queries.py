@@ -41,6 +41,8 @@ STATES = (
     "pending", "launched", "running", "joining", "running_ended", "fail_retryable",
     "exec_done", "memo_done", "failed", "dep_fail",
 )  # fmt: skip
+#: Bytes of the journal that may be counted and not written; what a few thousand tasks take.
+BEHIND_BYTES = 1_000_000
 #: Seconds without a sign of life after which a run that goes on counts as silent.
 SILENT_S = 60.0
 
@@ -832,6 +834,15 @@ def mark(connection: Connection, run_id: str) -> str:
     )
     row = connection.execute(query).first()
     return "" if row is None else "-".join(map(str, row))
+
+
+def rows_are_behind(connection: Connection, run_id: str) -> bool:
+    """Return whether much of what tasks are counted by is not written yet: all but counts are of the past then."""
+    row = connection.execute(select(journal).where(journal.c.run_id == run_id)).mappings().first()
+    if row is None:
+        return False
+    further = row["counted_position"] - row["position"]
+    return bool(row["counted_segment"] > row["segment"] or further > BEHIND_BYTES)
 
 
 def longest_at_work(connection: Connection, run_id: str, limit: int = 5) -> list[Task]:
