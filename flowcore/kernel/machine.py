@@ -426,9 +426,9 @@ class Machine:
         else:
             actions.append(CollectStageOuts(task))
 
-    def _launch(self, task: Task, event: str, at: float, actions: list[Action]) -> None:
+    def _launch(self, task: Task, event: str, at: float, actions: list[Action], tell: bool = True) -> None:
         task.try_time_launched = at
-        self._move(task, LAUNCHED, event, at)
+        self._move(task, LAUNCHED, event, at, tell=tell)
         actions.append(Submit(task))
 
     def _end(
@@ -482,13 +482,11 @@ class Machine:
         self.tasks[task.id] = task
         straight = not (task.needs_preparing or event.dependencies or self._make_abort_error)
         if straight:
-            task.try_time_launched = at
-            self._move(task, LAUNCHED, "submitted", at, tell=False)
+            self._launch(task, "submitted", at, actions, tell=False)
         if self._keep_steps:
             # One step if it is: most tasks are so, and each step has its price.
             self._keep(task, task.state, UNSCHED, at, call=event.call)
         if straight:
-            actions.append(Submit(task))
             return
         if self._make_abort_error is not None:
             # The call was made just as the run ended.

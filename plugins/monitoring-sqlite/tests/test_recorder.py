@@ -125,11 +125,29 @@ def test_an_attempt_that_waited_for_its_worker_says_until_when(scribe, url, ask)
         writer.step()
     writer.close()
 
-    def free(connection):
-        table = schema.attempt
-        return list(connection.execute(select(table.c.task_try_time_free).order_by(table.c.task_id)).scalars())
+    assert ask(_free) == [None, 1006.0, None, None]
 
-    assert ask(free) == [None, 1006.0, None, None]
+
+def test_a_batch_that_is_written_again_says_the_same(scribe, url, ask, monkeypatch):
+    made = scribe()
+    made.run_task(0, at=1001.0, took_s=4.0)
+    made.run_task(1, at=1002.0, took_s=5.0)
+    made.end()
+    write, refused = recorder.write, []
+
+    def refuse(connection, batch, before, after):
+        write(connection, batch, before, after)
+        if not refused:
+            refused.append(after)
+            raise OperationalError("COMMIT", {}, Exception("database is locked"))
+
+    monkeypatch.setattr(recorder, "write", refuse)
+    writer = Writer(made.folder, made.run_id, url, lambda: False)
+    assert writer.run()
+    writer.close()
+    assert refused
+
+    assert ask(_free) == [None, 1006.0]
 
 
 def test_a_task_that_was_launched_as_it_was_called_was_pending_for_a_moment(scribe, drain, ask):
@@ -239,6 +257,11 @@ def test_a_journal_is_brought_in_once_however_often(scribe, url, ask):
         writer.close()
     assert ask(_count, schema.status) == 150
     assert ask(_count, schema.attempt) == 50
+
+
+def _free(connection):
+    table = schema.attempt
+    return list(connection.execute(select(table.c.task_try_time_free).order_by(table.c.task_id)).scalars())
 
 
 def _count(connection, table):

@@ -52,7 +52,7 @@ class Batch:
 
     def __init__(self, run_id: str, free: dict[tuple[str | None, str], float]) -> None:
         self.run_id = run_id
-        self._free = free
+        self.free = free
         #: Events in the batch.
         self.events = 0
         self.new: dict[Table, list[Row]] = {}
@@ -130,9 +130,9 @@ class Batch:
                 row_of_try = self._try(task_id, try_id)
                 if where is not None:
                     # A worker does one thing at a time.
-                    free = self._free.get((executor, where), 0.0)
+                    free = self.free.get((executor, where), 0.0)
                     row_of_try[_TRY_FREE] = free if free > launched_at else None
-                    self._free[executor, where] = ended_at
+                    self.free[executor, where] = ended_at
                 self._end_try(row_of_try, ended_at, where, error)
             if state in FINAL:
                 row[_RETURNED] = at

@@ -29,11 +29,16 @@ MOST_BYTES = 32 * 1024 * 1024
 NOTE_S = 1.0
 KEEP_S = 120.0
 
+
+def _start_of(kind: str, *facts: Any) -> bytes:
+    """Return how records of a kind begin, up to and with its name."""
+    record = msgspec.msgpack.encode((kind, *facts))
+    return record[: record.index(kind.encode()) + len(kind)]
+
+
 #: How a record with tasks begins, and the last one.
-_TASKS, _END = (
-    msgspec.msgpack.encode((kind, *fields))[: 2 + len(kind)]
-    for kind, fields in ((records.TASKS, TaskEvent._fields), (records.END, ({},)))
-)
+_TASKS = _start_of(records.TASKS, *TaskEvent._fields)
+_END = _start_of(records.END, {})
 
 
 class Tally:

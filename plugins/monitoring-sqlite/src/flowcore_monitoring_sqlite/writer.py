@@ -115,6 +115,7 @@ class Writer:
         self._reader = JournalReader(folder)
         self._tally = Tally(folder, run_id)
         self._pace = Pace()
+        #: When the last attempt on each worker ended, as far as that is written.
         self._free: dict[tuple[str | None, str], float] = {}
         self._beat_at = 0.0
         #: Whether the user's program was seen alive: its end is seen, too.
@@ -211,10 +212,10 @@ class Writer:
         assert self._engine is not None
         self.count()
         before = self._reader.position
-        batch = recorder.Batch(self._run_id, self._free)
+        batch = recorder.Batch(self._run_id, dict(self._free))
         try:
             # All that there is, once the end of the run waits for it.
-            slowly = self._pace.short and not self._tally.ended
+            slowly = self._pace.short and not (self._tally.ended or gone)
             for record in self._reader.read(SMALL_BATCH_BYTES if slowly else BATCH_BYTES):
                 batch.add(record)
         except JournalError:
@@ -228,6 +229,7 @@ class Writer:
             with self._engine.begin() as connection:
                 recorder.write(connection, batch, before, after)
             self.events += batch.events
+            self._free = batch.free
             self._beat_at = time.monotonic()
             logger.debug("%d events are written, up to %s", batch.events, after)
             if after.segment != before.segment:
@@ -259,13 +261,9 @@ class Writer:
     def _rest(self, seconds: float) -> None:
         """Write no rows for a while, unless the run ends; what is counted stays up to date."""
         until = time.monotonic() + seconds
-        while (left := until - time.monotonic()) > 0:
+        while (left := until - time.monotonic()) > 0 and not (self._tally.ended or self._gone()):
             time.sleep(min(left, PERIOD_S))
-            if self._gone():
-                return
             self.count()
-            if self._tally.ended:
-                return
 
     def interrupt(self) -> None:
         """Note that the run was interrupted."""
