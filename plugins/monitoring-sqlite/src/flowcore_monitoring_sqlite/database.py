@@ -164,9 +164,6 @@ def _connect_to_read(path: Path) -> sqlite3.Connection:
         if path.with_name(path.name + "-wal").exists():
             raise
         connection = sqlite3.connect(where + "&immutable=1", uri=True, timeout=10, check_same_thread=False)
-    # What is sorted for a chart of a large run stays in memory.
-    connection.execute("PRAGMA temp_store = MEMORY")
-    connection.execute("PRAGMA cache_size = -65536")
     # Not every SQLite is built with mathematical functions.
     connection.create_function("floor", 1, lambda x: None if x is None else float(math.floor(x)), deterministic=True)
     return connection
