@@ -14,7 +14,7 @@ from flowcore.plugins.hooks import HookManager
 from flowcore.plugins.hookspecs import AttemptEvent, RunInfo, TaskEvent, TaskEvents
 
 #: Seconds for which steps are gathered before they are delivered together.
-PERIOD_S = 0.1
+PERIOD_S = 0.5
 
 
 class EventFeed:

@@ -174,8 +174,9 @@ class Kernel:
             future._outputs = [DataFuture(future, file, task_id) for file in spec.outputs]
         if not needs_preparing:
             task.executor = self._choose(app)
-        call = call_of(spec) if self._tell_steps and (needs_preparing or spec.kwargs) else None
-        self._post(machine.Submitted(task, () if found is None else found.futures, time.time(), call))
+        if self._tell_steps and (needs_preparing or spec.kwargs):
+            task.call = call_of(spec)
+        self._post(machine.Submitted(task, () if found is None else found.futures, time.time()))
         return future
 
     def report(self, results: Sequence[AttemptResult]) -> None:
@@ -198,10 +199,9 @@ class Kernel:
         return list(self._machine.tasks.values())
 
     def take_steps(self) -> list[Any]:
-        """Return the changes of tasks' states since the last call, in their order: the fields of TaskEvents."""
+        """Return the changes of tasks' states since the last call: the fields of TaskEvents."""
         with self._lock:
-            steps, self._machine.steps = self._machine.steps, []
-        return steps
+            return self._machine.take_steps()
 
     def task_status(self, task_id: int) -> str:
         """Return the name of a task's state; ``unsched`` for one that is not known (any more)."""

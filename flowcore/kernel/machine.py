@@ -22,22 +22,18 @@ from flowcore.kernel.cycles import find_cycle
 from flowcore.kernel.states import FINAL, TRANSITIONS, States
 from flowcore.kernel.task import Task
 from flowcore.plugins.executor import AttemptResult
-from flowcore.plugins.hookspecs import MOST_NAMED, TaskCall
+from flowcore.plugins.hookspecs import MOST_NAMED
 
 # --- events: what happened. `at` is epoch seconds.
 
 
 @attrs.define(slots=True, eq=False)
 class Submitted:
-    """A call was made; ``dependencies`` are the futures among its arguments, each once.
-
-    ``call`` is what is worth a record of the call.
-    """
+    """A call was made; ``dependencies`` are the futures among its arguments, each once."""
 
     task: Task
     dependencies: Sequence[Future[Any]]
     at: float
-    call: TaskCall | None = None
 
 
 @attrs.define(slots=True, eq=False)
@@ -294,11 +290,7 @@ class Machine:
         retries: how much cost of failed attempts a task may have and still be tried again.
         ask_retry_cost: whether a retry handler decides the cost; else every failure costs 1.
         keep_finished: keep the records of tasks that are over.
-        keep_steps: append each change of a task's state to :attr:`steps`.
-
-    Attributes:
-        steps: the changes since somebody took the list away: the fields of TaskEvents, one event behind the other. No
-            object for each, however small: so many of them keep the garbage collector busier than all else here.
+        keep_steps: keep each change of a task's state, for :meth:`take_steps`.
     """
 
     def __init__(
@@ -311,8 +303,12 @@ class Machine:
         self.tasks: dict[int, Task] = {}
         self.counts: dict[States, int] = dict.fromkeys(States, 0)
         self.unfinished = 0
-        self.steps: list[Any] = []
         self._keep_steps = keep_steps
+        #: The steps to tell: the fields of TaskEvents, one event behind the other. No object for each, however small:
+        #: so many of them keep the garbage collector busier than all else here.
+        self._steps: list[Any] = []
+        #: Tasks of which nothing was told yet: they wait, or are launched.
+        self._untold: dict[int, Task] = {}
         self._retries = retries
         self._ask_retry_cost = ask_retry_cost
         self._keep_finished = keep_finished
@@ -344,11 +340,22 @@ class Machine:
         self._handlers[type(event)](event, actions)
         return actions
 
+    def take_steps(self) -> list[Any]:
+        """Return the changes of tasks' states since the last call: the fields of TaskEvents.
+
+        They stand one event behind the other, those of a task in their order.
+        """
+        newest, self._steps = self._steps, []
+        for task in self._untold.values():
+            self._tell_call(task, task.state)
+        self._untold = {}
+        self._steps += newest
+        taken, self._steps = self._steps, []
+        return taken
+
     # --- steps
 
-    def _move(
-        self, task: Task, state: States, event: str, at: float, error: BaseException | None = None, tell: bool = True
-    ) -> None:
+    def _move(self, task: Task, state: States, event: str, at: float, error: BaseException | None = None) -> None:
         before = task.state
         if state not in TRANSITIONS[before]:
             steps = "\n".join(f"  {e}: {s.name}" for i, e, s in self._history if i == task.id) or "  none"
@@ -362,25 +369,44 @@ class Machine:
         counts[state] += 1
         task.state = state
         self._history.append((task.id, event, state))
-        if tell and self._keep_steps:
-            self._keep(task, state, before, at, error)
+        if self._keep_steps:
+            # Most tasks are soon over. All that happened to them is one step then: each has its price.
+            if before is UNSCHED:
+                self._untold[task.id] = task
+            elif state is not LAUNCHED or task.id not in self._untold:
+                self._keep(task, state, before, at, error)
 
-    def _keep(
-        self, task: Task, state: States, before: States, at: float, error: BaseException | None = None,
-        call: TaskCall | None = None,
-    ) -> None:  # fmt: skip
-        app = task.spec.app
+    def _keep(self, task: Task, state: States, before: States, at: float, error: BaseException | None) -> None:
+        first = self._untold.pop(task.id, None) is not None
+        if first and state not in FINAL:
+            self._tell_call(task, before)
+            first = False
         history = task.fail_history
+        failed = 0 if history is None else len(history)
         launched_at = ended_at = where = None
         if state is not RUNNING and (before is LAUNCHED or before is RUNNING):
             # Of an attempt that is cancelled or abandoned, no end is reported.
             launched_at, reported_at = task.try_time_launched, task.try_time_returned
             ended_at, where = (reported_at, task.where) if reported_at >= launched_at else (at, None)
-        self.steps.extend(
+        name = None if first else _NAMES[before]
+        self._tell(task, state, name, at, error, failed, task.fail_cost, launched_at, ended_at, where)
+
+    def _tell_call(self, task: Task, state: States) -> None:
+        """Tell that a task was called, and launched if it is."""
+        self._tell(task, state, None, task.try_time_launched if state is LAUNCHED else task.time_invoked)
+
+    def _tell(
+        self, task: Task, state: States, before: str | None, at: float, error: BaseException | None = None,
+        failed: int = 0, cost: float = 0, launched_at: float | None = None, ended_at: float | None = None,
+        where: str | None = None,
+    ) -> None:  # fmt: skip
+        app = task.spec.app
+        self._steps.extend(
             (
-                task.id, app.name, app.kind, _NAMES[state], _NAMES[before], at, task.try_id, task.executor,
-                task.memo_key, task.depends, error, 0 if history is None else len(history), task.fail_cost,
-                _joined(task.joins) if state is JOINING else (), call, launched_at, ended_at, where,
+                task.id, app.name, app.kind, _NAMES[state], before, at, task.try_id, task.executor,
+                task.memo_key, task.depends, error, failed, cost,
+                _joined(task.joins) if state is JOINING else (), task.call if before is None else None,
+                task.time_invoked, launched_at, ended_at, where,
             )
         )  # fmt: skip
 
@@ -426,9 +452,9 @@ class Machine:
         else:
             actions.append(CollectStageOuts(task))
 
-    def _launch(self, task: Task, event: str, at: float, actions: list[Action], tell: bool = True) -> None:
+    def _launch(self, task: Task, event: str, at: float, actions: list[Action]) -> None:
         task.try_time_launched = at
-        self._move(task, LAUNCHED, event, at, tell=tell)
+        self._move(task, LAUNCHED, event, at)
         actions.append(Submit(task))
 
     def _end(
@@ -477,17 +503,9 @@ class Machine:
                 if isinstance(f, AppFuture | DataFuture) and f.tid is not None and f.owner is task.future.owner
             )
         # In this order: an interrupt in between leaves no record that is half made.
-        self._move(task, PENDING, "submitted", at, tell=False)
+        self._move(task, PENDING, "submitted", at)
         self.unfinished += 1
         self.tasks[task.id] = task
-        straight = not (task.needs_preparing or event.dependencies or self._make_abort_error)
-        if straight:
-            self._launch(task, "submitted", at, actions, tell=False)
-        if self._keep_steps:
-            # One step if it is: most tasks are so, and each step has its price.
-            self._keep(task, task.state, UNSCHED, at, call=event.call)
-        if straight:
-            return
         if self._make_abort_error is not None:
             # The call was made just as the run ended.
             self._end(task, FAILED, "run ended", at, actions, None, self._make_abort_error(task))
@@ -496,7 +514,10 @@ class Machine:
             self._wait_for(task, event.dependencies, actions)
             if task.waiting:
                 return
-        actions.append(Prepare(task))
+        if task.needs_preparing or event.dependencies:
+            actions.append(Prepare(task))
+        else:
+            self._launch(task, "submitted", at, actions)
 
     def _future_done(self, event: FutureDone, actions: list[Action]) -> None:
         task = self.tasks.get(event.task_id)

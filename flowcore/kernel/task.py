@@ -11,6 +11,7 @@ import attrs
 from flowcore.files import File
 from flowcore.futures import AppFuture
 from flowcore.kernel.states import States
+from flowcore.plugins.hookspecs import TaskCall
 
 AppKind = Literal["python", "bash", "join", "internal"]
 _NOTHING: Mapping[str, Any] = {}
@@ -72,6 +73,7 @@ class Task:
         executor: label of the executor of the current attempt, chosen by the shell.
         joins: what a join_app returned.
         where: where the last attempt that ended ran, as far as its executor told.
+        call: what is worth a record of the call, where somebody records.
         deciding: the attempt has failed, and the retry handler is asked what that costs.
         twin: the future of an equal cached call that was made before and runs; waited for instead of running.
     """
@@ -100,6 +102,7 @@ class Task:
     cancelled: bool = False
     deciding: bool = False
     where: str | None = None
+    call: TaskCall | None = None
     time_invoked: float = 0.0
     try_time_launched: float = 0.0
     try_time_returned: float = 0.0

@@ -57,11 +57,12 @@ class TaskEvent(NamedTuple):
     """A task changed its state, from ``before`` (None: it is new). ``at`` is epoch seconds; ``error`` is set for
     states of failure.
 
-    ``depends`` (task ids) and ``app_kind`` say the same for all events of a task. ``fail_count`` is the number of
-    attempts that have failed, ``fail_cost`` what they have cost of the budget. ``joins`` are the ids of the tasks that
-    a join_app waits for, in its event ``joining``. ``call`` comes with the first event of a task whose call has
-    something in it that is worth a record; None for all others. An attempt begins with the event ``launched``; the
-    event that follows from its end says when it was launched and when it ended, and where it ran if its executor told.
+    ``depends`` (task ids), ``app_kind`` and ``called_at`` say the same for all events of a task; ``executor`` and
+    ``memo_key`` are those that are known when it is told. ``fail_count`` is the number of attempts that have failed,
+    ``fail_cost`` what they cost of the budget. ``joins`` are the ids of the tasks that a join_app waits for, in its
+    event ``joining``. ``call`` comes with the first event of a task whose call has something in it that is worth a
+    record; None for all others. An attempt begins with the event ``launched``; the event that follows from its end says
+    when it was launched and when it ended, and where it ran if its executor told.
     """
 
     task_id: int
@@ -79,6 +80,7 @@ class TaskEvent(NamedTuple):
     fail_cost: float = 0.0
     joins: Sequence[int] = ()
     call: TaskCall | None = None
+    called_at: float | None = None
     launched_at: float | None = None
     ended_at: float | None = None
     where: str | None = None
@@ -106,8 +108,9 @@ class TaskEvents(Sequence[TaskEvent]):
     made when they are looked at.
 
     Args:
-        fields: the fields of all events, one event behind the other. A task that was launched as it was called has one
-            for both: ``launched``, with ``before`` None.
+        fields: the fields of all events, one event behind the other; those of one task in their order. What happened to
+            a task from its call on is one event as long as nobody was told of it: with ``before`` None, the newest
+            ``state`` at ``at``, ``called_at``, and ``launched_at`` if an attempt has ended.
     """
 
     __slots__ = ("_events", "_fields")
@@ -141,11 +144,26 @@ class TaskEvents(Sequence[TaskEvent]):
             self._events = []
             for row in zip(*[iter(self._fields)] * _WIDTH, strict=True):
                 event = TaskEvent._make(row)
-                if event.before is None and event.state == "launched":
-                    self._events.append(event._replace(state="pending"))
-                    event = event._replace(before="pending", call=None)
-                self._events.append(event)
+                if event.before is None and event.state != "pending":
+                    self._events += _unfolded(event)
+                else:
+                    self._events.append(event)
         return self._events
+
+
+def _unfolded(event: TaskEvent) -> list[TaskEvent]:
+    """Return the events from a call on that one stands for."""
+    called_at, launched_at = event.called_at, event.launched_at
+    assert called_at is not None
+    events = [
+        event._replace(
+            state="pending", at=called_at, error=None, fail_count=0, fail_cost=0.0, launched_at=None, ended_at=None,
+            where=None,
+        )
+    ]  # fmt: skip
+    if launched_at is not None:
+        events.append(events[0]._replace(state="launched", before="pending", at=launched_at, call=None))
+    return [*events, event._replace(before=events[-1].state, call=None)]
 
 
 @attrs.frozen

@@ -156,19 +156,36 @@ def test_the_error_of_an_event_has_its_notes(load):
 
 def test_a_batch_is_a_sequence_of_events():
     call = TaskCall(memoize=True)
-    waits = TaskEvent(0, "f", "python", "pending", None, 1.0, 0, None, None, (), None)
-    straight = TaskEvent(1, "f", "python", "launched", None, 2.0, 0, "htex", None, (), None, call=call)
-    batch = TaskEvents([*waits, *straight])
-    both = [straight._replace(state="pending"), straight._replace(before="pending", call=None)]
+    waits = TaskEvent(0, "f", "python", "pending", None, 1.0, 0, None, None, (), None, called_at=1.0)
+    runs = TaskEvent(1, "f", "python", "launched", None, 2.5, 0, "htex", None, (), None, call=call, called_at=2.0)
+    batch = TaskEvents([*waits, *runs])
+    both = [runs._replace(state="pending", at=2.0), runs._replace(before="pending", call=None)]
     assert list(batch) == [waits, *both]
     assert len(batch) == 3
-    assert batch.columns == list(map(list, zip(waits, straight, strict=True)))
+    assert batch.columns == list(map(list, zip(waits, runs, strict=True)))
     assert batch[0] == waits
     assert batch[-1].before == "pending"
     assert list(batch[1:]) == both
     assert waits in batch
     with pytest.raises(IndexError):
         batch[3]
+
+
+def test_an_event_that_stands_for_all_from_the_call_on_is_told_as_these():
+    error = ValueError()
+    over = TaskEvent(
+        3, "f", "python", "failed", None, 5.0, 0, "htex", None, (), error, fail_count=1, fail_cost=1.0, called_at=2.0,
+        launched_at=3.0, ended_at=4.0, where="there",
+    )  # fmt: skip
+    refused = TaskEvent(4, "f", "python", "dep_fail", None, 5.0, 0, None, None, (3,), error, called_at=2.0)
+    before = over._replace(error=None, fail_count=0, fail_cost=0.0, launched_at=None, ended_at=None, where=None)
+    assert list(TaskEvents([*over, *refused])) == [
+        before._replace(state="pending", at=2.0),
+        before._replace(state="launched", before="pending", at=3.0),
+        over._replace(before="launched"),
+        refused._replace(state="pending", at=2.0, error=None),
+        refused._replace(before="pending"),
+    ]
 
 
 def test_a_hook_may_refuse_the_run_that_begins(load):

@@ -822,7 +822,7 @@ def test_keeps_each_step_in_order_and_only_if_asked():
     submit(machine, task)
     machine.handle(m.AttemptsRunning([(0, 0)], 2.0))
     machine.handle(m.AttemptsEnded([AttemptResult(0, 0, 1, where="here")], 3.0))
-    steps = list(TaskEvents(machine.steps))
+    steps = list(TaskEvents(machine.take_steps()))
     assert [(e.before, e.state, e.at) for e in steps] == [
         (None, "pending", 0.0),
         ("pending", "launched", 0.0),
@@ -832,7 +832,49 @@ def test_keeps_each_step_in_order_and_only_if_asked():
     assert [(e.launched_at, e.ended_at, e.where) for e in steps] == [(None, None, None)] * 3 + [(0.0, 3.0, "here")]
     silent = m.Machine()
     submit(silent, new_task(0))
-    assert silent.steps == []
+    assert silent.take_steps() == []
+
+
+def test_steps_are_the_same_whenever_they_are_taken():
+    def story(look):
+        machine = m.Machine(retries=1, keep_steps=True)
+        taken = []
+
+        def then(event):
+            machine.handle(event)
+            if look:
+                taken.extend(TaskEvents(machine.take_steps()))
+
+        first, second = new_task(0), new_task(1)
+        first.executor = second.executor = "one"
+        then(m.Submitted(first, (), 0.0))
+        then(m.Submitted(second, (first.future,), 1.0))
+        then(m.AttemptsEnded([AttemptResult(0, 0, error=ValueError("first"), where="here")], 2.0))
+        first.executor = "other"
+        then(m.Prepared(0, (), 3.0))
+        then(m.AttemptsEnded([AttemptResult(0, 1, 7)], 4.0))
+        then(m.Prepared(1, (), 5.0))
+        then(m.AttemptsEnded([AttemptResult(1, 0, 8)], 6.0))
+        taken += TaskEvents(machine.take_steps())
+        return {i: [e._replace(error=str(e.error)) for e in taken if e.task_id == i] for i in (0, 1)}
+
+    often = story(look=True)
+    assert story(look=False) == often
+    assert [e.state for e in often[0]] == ["pending", "launched", "fail_retryable", "launched", "exec_done"]
+    assert [e.state for e in often[1]] == ["pending", "launched", "exec_done"]
+
+
+def test_what_is_over_soon_is_one_step():
+    machine, task = m.Machine(keep_steps=True), new_task(0)
+    submit(machine, task)
+    machine.handle(ended(task, 1))
+    waits = new_task(1)
+    submit(machine, waits)
+    told = TaskEvents(machine.take_steps())
+    assert [told.columns[i] for i in (0, 3, 4)] == [[1, 0], ["launched", "exec_done"], [None, None]]
+    assert TaskEvents(machine.take_steps()).columns[0] == []
+    machine.handle(ended(waits, 1))
+    assert TaskEvents(machine.take_steps()).columns[4] == ["launched"]
 
 
 def test_an_attempt_that_is_cancelled_ends_with_its_task():
@@ -843,7 +885,7 @@ def test_an_attempt_that_is_cancelled_ends_with_its_task():
     task.executor = "other"
     machine.handle(m.Prepared(0, (), 4.0))
     machine.cancel_now(task, 5.0, [])
-    steps = list(TaskEvents(machine.steps))
+    steps = list(TaskEvents(machine.take_steps()))
     ends = [
         (e.state, e.try_id, e.executor, e.launched_at, e.ended_at, e.where) for e in steps if e.ended_at is not None
     ]
@@ -856,7 +898,7 @@ def test_an_attempt_has_ended_when_it_was_reported_however_long_the_retry_handle
     failure = ValueError()
     machine.handle(m.AttemptsEnded([AttemptResult(0, 0, error=failure)], 3.0))
     machine.handle(m.RetryCost(0, 0, failure, 1, None, 60.0))
-    last = TaskEvents(machine.steps)[-1]
+    last = TaskEvents(machine.take_steps())[-1]
     assert (last.state, last.at, last.ended_at, last.error) == ("failed", 60.0, 3.0, failure)
 
 

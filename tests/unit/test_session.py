@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections import defaultdict
 from concurrent.futures import Future
 
@@ -594,9 +593,8 @@ def test_what_happens_during_a_delivery_is_delivered_next(config):
     recorder = Submitting()
     with flowcore.load(config(hooks=[recorder])):
         identity(0)
-        time.sleep(1.0)
+        eventually(lambda: len(recorder.states()) >= 4, WAIT_S, "four tasks")
     states = recorder.states()
-    assert len(states) >= 4
     assert set(map(tuple, states.values())) == {("pending", "launched", "exec_done")}
 
 

@@ -62,6 +62,7 @@ class Scribe:
         self.journal = JournalWriter(folder, segment_bytes)
         self.encoder = records.Encoder()
         self.states: dict[int, str] = {}
+        self.called: dict[int, float] = {}
         owner = Owner(run_id, url, socket.gethostname(), os.getpid(), start_of(os.getpid()))
         write_file(folder / RUN_FILE, attrs.asdict(owner))
         known = {
@@ -77,7 +78,8 @@ class Scribe:
         """Write steps of tasks; each from the state in which the one before has left its task."""
         steps = []
         for event in events:
-            steps.append(event._replace(before=self.states.get(event.task_id)))
+            called_at = self.called.setdefault(event.task_id, event.at if event.called_at is None else event.called_at)
+            steps.append(event._replace(before=self.states.get(event.task_id), called_at=called_at))
             self.states[event.task_id] = event.state
         columns = TaskEvents([value for step in steps for value in step]).columns
         self.write(records.TASKS, *records.packed(columns))

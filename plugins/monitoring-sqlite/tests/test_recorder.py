@@ -161,6 +161,27 @@ def test_a_task_that_was_launched_as_it_was_called_was_pending_for_a_moment(scri
     assert [t.launched for t in story.tries] == [1001.0]
 
 
+def test_what_is_told_at_once_is_recorded_as_if_it_were_told_one_by_one(scribe, drain, ask):
+    made = scribe()
+    over = TaskEvent(
+        0, "app", "python", "failed", None, 1004.0, 0, "a", None, (), ValueError("x"), fail_count=1, fail_cost=1.0,
+        called_at=1001.0, launched_at=1002.0, ended_at=1003.0, where="block 0, host n1, worker 3",
+    )  # fmt: skip
+    refused = TaskEvent(1, "app", "python", "dep_fail", None, 1005.0, 0, None, None, (0,), None, called_at=1001.5)
+    made.tasks(over, refused)
+    made.end()
+    assert drain(made)
+    story = ask(queries.task_story, made.run_id, 0)
+    assert (story.task.state, story.task.invoked, story.task.returned) == ("failed", 1001.0, 1004.0)
+    assert story.states == (("pending", 1001.0, 0), ("launched", 1002.0, 0), ("failed", 1004.0, 0))
+    assert [(t.launched, t.returned, t.hostname, t.worker) for t in story.tries] == [(1002.0, 1003.0, "n1", "3")]
+    assert [f.text for f in story.failures] == ["x"]
+    story = ask(queries.task_story, made.run_id, 1)
+    assert story.states == (("pending", 1001.5, 0), ("dep_fail", 1005.0, 0))
+    assert not story.tries
+    assert ask(queries.counts_by_state, made.run_id) == {"failed": 1, "dep_fail": 1}
+
+
 def test_blocks_nodes_and_samples_are_recorded(scribe, drain, url, ask):
     made = scribe()
     made.run_task(0)

@@ -338,7 +338,7 @@ def test_a_program_that_is_killed_with_its_writer_leaves_a_journal_that_can_be_i
     with subprocess.Popen([sys.executable, "program.py"], stdout=subprocess.PIPE, text=True) as process:
         try:
             for line in process.stdout:
-                if int(line) >= 20_000:  # a second or so: more than what is gathered at a time
+                if int(line) >= 60_000:  # a second or more: more than what is gathered at a time
                     break
             (writer,) = (p for p in processes.everyone() if p.ppid == process.pid and "monitoring_sqlite" in p.command)
             process.send_signal(signal.SIGSTOP)  # it starts no other one

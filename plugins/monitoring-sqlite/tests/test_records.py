@@ -23,7 +23,7 @@ def event(error=None, name="app"):
 def test_an_event_is_a_list_of_its_fields():
     assert decoded(records.TASKS, [event()]) == [
         "tasks",
-        [[1, "app", "python", "failed", None, 2.0, 0, "htex", None, [0], None, 0, 0.0, [], None, None, None, None]],
+        [[1, "app", "python", "failed", None, 2.0, 0, "htex", None, [0], None, 0, 0.0, [], *[None] * 5]],
     ]
 
 

@@ -22,7 +22,7 @@ import attrs
 from flowcore.plugins.api import FlowcoreError
 
 #: What every file begins with.
-MAGIC = b"flowcore-journal 2\n"
+MAGIC = b"flowcore-journal 3\n"
 #: Length of a record, and its CRC-32.
 HEADER = struct.Struct("<II")
 #: Bytes after which a further file is begun.

@@ -102,15 +102,18 @@ class Batch:
         states, new_tasks, changed_tasks, new_tries = self.states, self.new_tasks, self.changed_tasks, self.new_tries
         for (
             task_id, name, kind, state, before, at, try_id, executor, hashsum, depends, error, fail_count, fail_cost,
-            joins, call, launched_at, ended_at, where,
+            joins, call, called_at, launched_at, ended_at, where,
         ) in zip(*records.unpacked(columns), strict=False):  # fmt: skip
             if before is None and state != "pending":
-                states.append((task_id, "pending", at, run_id, try_id))
+                # All from its call on.
+                states.append((task_id, "pending", called_at, run_id, 0))
+                if launched_at is not None:
+                    states.append((task_id, "launched", launched_at, run_id, 0))
             states.append((task_id, state, at, run_id, try_id))
             row = new_tasks.get(task_id)
             if row is None:
                 if before is None:
-                    row = new_tasks[task_id] = _new_task(run_id, task_id, name, kind, depends, at)
+                    row = new_tasks[task_id] = _new_task(run_id, task_id, name, kind, depends, called_at)
                     if call is not None:
                         self._call(row, kind, name, call)
                 else:
@@ -123,10 +126,10 @@ class Batch:
             if hashsum is not None:
                 row[_HASHSUM] = hashsum
             if state == "launched":
-                new_tries[task_id, try_id] = [
-                    run_id, task_id, try_id, None, None, None, executor, at, None, None, None, None, None
-                ]  # fmt: skip
+                new_tries[task_id, try_id] = _new_try(run_id, task_id, try_id, executor, at)
             elif launched_at is not None:
+                if before is None:
+                    new_tries[task_id, try_id] = _new_try(run_id, task_id, try_id, executor, launched_at)
                 row_of_try = self._try(task_id, try_id)
                 if where is not None:
                     # A worker does one thing at a time.
@@ -262,6 +265,10 @@ def _new_task(run_id: str, task_id: int, name: str, kind: str, depends: Sequence
         run_id, task_id, ",".join(map(str, depends)) if depends else "", name, kind, False, None, None, None, None,
         None, None, at, None, 0, 0.0, "pending", at, None,
     ]  # fmt: skip
+
+
+def _new_try(run_id: str, task_id: int, try_id: int, executor: str | None, launched_at: float) -> Values:
+    return [run_id, task_id, try_id, None, None, None, executor, launched_at, None, None, None, None, None]
 
 
 def clean(text: str | None) -> str | None:
