@@ -411,7 +411,6 @@ class DataFlowKernel:
                 period_s,
                 None if period_s is None else self._resources_used,
                 self._nodes_changed if self.hooks.wanted("flowcore_node_events") else None,
-                self._feed.active,
             )
         )
         if pool is not None:

@@ -76,7 +76,6 @@ class ExecutorContext:
             the start and the end of attempts only; None: nobody wants any.
         resources: call it with samples, from any thread, behind results that came with them; None: nobody wants any.
         nodes: call it with what becomes of nodes, likewise; None: nobody listens.
-        tell_where: somebody wants to know of every attempt ``where`` it ran, not only of those that failed.
     """
 
     run_id: str
@@ -87,7 +86,6 @@ class ExecutorContext:
     resource_period_s: float | None = None
     resources: Callable[[Sequence[ResourceSample]], None] | None = None
     nodes: Callable[[Sequence[NodeEvent]], None] | None = None
-    tell_where: bool = False
 
 
 class Executor(ABC):

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import flowcore
-from flowcore.plugins.api import AttemptEvent, ExecutorContext, NodeEvent, ResourceSample, RunInfo, hookimpl
+from flowcore.plugins.api import ExecutorContext, NodeEvent, ResourceSample, RunInfo, hookimpl
 from flowcore.testing.fakes import FakeExecutor
 
 SAMPLE = ResourceSample(
@@ -76,7 +76,6 @@ def test_nobody_wants_anything(start: Start) -> None:
     assert context.resource_period_s is None
     assert context.resources is None
     assert context.nodes is None
-    assert context.tell_where is False
 
 
 def test_samples_and_nodes_go_to_the_hooks(start: Start) -> None:
@@ -118,12 +117,3 @@ def test_what_is_no_period_is_logged_and_means_none(
         f"flowcore_resource_period(executor='fake') returned {answer!r}, which is no number of seconds from 0 on: "
         "no samples are taken there" in caplog.text
     )
-
-
-def test_executors_tell_where_attempts_ran_if_somebody_listens(start: Start) -> None:
-    class Attempts:
-        @hookimpl
-        def flowcore_attempt_events(self, events: Sequence[AttemptEvent]) -> None: ...
-
-    context, _ = start(Attempts())
-    assert context.tell_where is True

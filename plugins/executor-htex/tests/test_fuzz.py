@@ -71,7 +71,7 @@ def samples() -> list[Any]:
     item = protocol.TaskItem(7, F, b"body", 2)
     messages: list[Any] = [
         protocol.Tasks([item, protocol.TaskItem(8, F, b"")], {F: b"code"}),
-        protocol.Results([protocol.ResultItem(7, protocol.ERROR, b"body", 1, 12, "host a")], 9),
+        protocol.Results([protocol.ResultItem(7, protocol.ERROR, b"body", 1, 12, 3)], 9, "0", "host a"),
         protocol.Results([protocol.ResultItem(key, protocol.VALUE, b"") for key in range(5)], 3),
         protocol.Cancel([1, 2]),
         protocol.Forget([F]),

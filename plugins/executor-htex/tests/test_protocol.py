@@ -13,7 +13,7 @@ from flowcore.errors import BadMessage
 ITEM = protocol.TaskItem(7, b"f" * 16, b"body", 2)
 MESSAGES = [
     protocol.Tasks([ITEM], {b"f" * 16: b"code"}),
-    protocol.Results([protocol.ResultItem(7, protocol.ERROR, b"body", 1, 12, "host a")], 9),
+    protocol.Results([protocol.ResultItem(7, protocol.ERROR, b"body", 1, 12, 3)], 9, "0", "host a"),
     protocol.Cancel([1, 2]),
     protocol.Forget([b"f"]),
     protocol.Heartbeat(),

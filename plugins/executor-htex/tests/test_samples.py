@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import signal
 import threading
 import time
@@ -95,6 +96,14 @@ def burn_in_bash(seconds: float) -> str:
 @flowcore.python_app
 def nothing() -> None:
     pass
+
+
+@flowcore.python_app
+def die() -> None:
+    import os
+    import signal
+
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 @flowcore.python_app
@@ -317,8 +326,11 @@ def test_who_listens_to_attempts_hears_where_each_ran(load: Load) -> None:
     hook = Attempts()
     with load(config={"hooks": [hook]}):
         _, rank = burn(0.0).result(timeout=60)
-    [end] = [e for e in hook.events if e.ended_at is not None]
-    assert end.where == f"block 0, host {platform.node()}, worker {rank}"
+        die().exception(timeout=60)
+    ran, died = [e.where for e in hook.events if e.ended_at is not None]
+    assert ran == f"block 0, host {platform.node()}, worker {rank}"
+    assert died is not None
+    assert re.fullmatch(rf"block 0, host {platform.node()}, worker \d+", died)
 
 
 # --- nodes

@@ -292,7 +292,8 @@ class Dispatcher:
             manager.idle_since = now
         outputs: list[Output] = []
         if wanted:
-            outputs.append((None, protocol.encode(protocol.Results(wanted), payload)))
+            results = protocol.Results(wanted, 0, manager.block_id, manager.hostname)
+            outputs.append((None, protocol.encode(results, payload)))
         self._update_ready(manager)
         outputs += self._dispatch()
         return outputs
@@ -356,12 +357,12 @@ class Dispatcher:
         if not manager.outstanding:
             return outputs
         body = msgspec.msgpack.encode((manager.manager_id, manager.hostname, reason or "it ended"))
-        where = f"block {manager.block_id}, host {manager.hostname}"
         results = []
         for key in manager.outstanding:
             self._owner.pop(key, None)
-            results.append(ResultItem(key, protocol.MANAGER_LOST, body, where=where))
-        return [(None, protocol.encode(protocol.Results(results))), *outputs]
+            results.append(ResultItem(key, protocol.MANAGER_LOST, body))
+        message = protocol.Results(results, 0, manager.block_id, manager.hostname)
+        return [(None, protocol.encode(message)), *outputs]
 
     def _node_gone(self, manager_id: str) -> list[Output]:
         if manager_id not in self._nodes:

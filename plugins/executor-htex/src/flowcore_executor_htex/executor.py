@@ -314,7 +314,6 @@ class HighThroughputExecutor(BlockExecutor):
             mpi_mode=self.enable_mpi_mode,
             mpi_launcher=self.mpi_launcher,
             sample_period_s=context.resource_period_s,
-            tell_where=context.tell_where,
             server_public_key=keys.server_public,
             public_key=keys.client_public,
             secret_key=keys.client_secret,

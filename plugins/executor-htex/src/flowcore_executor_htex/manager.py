@@ -201,9 +201,7 @@ class WorkerProcess:
         self.watched = wire.POLLIN
         where = f"block {block_id}, host {socket.gethostname()}, worker {rank}"
         page = -1 if self.page is None else self.page.fd
-        setup = WorkerSettings(
-            where, settings.sys_path, cpus, self.tokens.reader, settings.store, rank, page, settings.tell_where
-        )
+        setup = WorkerSettings(where, settings.sys_path, cpus, self.tokens.reader, settings.store, rank, page)
         if self.page is not None:
             self.page.close_fd()
         self.link.send(msgspec.msgpack.encode(setup), [])
@@ -569,12 +567,10 @@ class Manager:
         self._workers[worker.rank] = self._start_worker(worker.rank)
         if key is None:
             return None
-        host = socket.gethostname()
-        where = f"block {self._block_id}, host {host}, worker {worker.rank}"
         if worker.process.returncode == -protocol.OVERRUN_SIGNAL:
-            return protocol.ResultItem(key, protocol.TIMED_OUT, b"", where=where)
-        body = msgspec.msgpack.encode((worker.rank, host, cause))
-        return protocol.ResultItem(key, protocol.WORKER_LOST, body, where=where)
+            return protocol.ResultItem(key, protocol.TIMED_OUT, b"", worker=worker.rank)
+        body = msgspec.msgpack.encode((worker.rank, socket.gethostname(), cause))
+        return protocol.ResultItem(key, protocol.WORKER_LOST, body, worker=worker.rank)
 
 
 def main() -> int:

@@ -194,6 +194,7 @@ class Pool:
             if given and given[0][0].key == result.key:
                 item, _, expected_us = given.popleft()
                 slot.load_us = slot.load_us - expected_us if given else 0.0
+                result.worker = rank
                 wanted.append(result)
                 self._learn(item.function, float(result.duration_us))
         slot.since = now

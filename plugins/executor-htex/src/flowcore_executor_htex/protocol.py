@@ -22,9 +22,12 @@ import msgspec
 from flowcore import __version__
 from flowcore.plugins.api import BadMessage
 
-PROTOCOL = 4
+PROTOCOL = 5
 #: Python versions whose first two parts differ cannot exchange functions by value.
 PYTHON = ".".join(platform.python_version_tuple()[:2])
+
+#: In :class:`ResultItem.worker`: of an attempt that no worker ran to its end.
+NO_WORKER = -1
 
 #: How an attempt ended, in :class:`ResultItem.kind`.
 VALUE = 0
@@ -120,7 +123,8 @@ class TaskItem(msgspec.Struct, array_like=True, gc=False):
 class ResultItem(msgspec.Struct, array_like=True, gc=False):
     """How an attempt ended; ``duration_us`` is the time that its function took, in microseconds.
 
-    ``body``, ``frames`` and ``stored`` are as of :class:`TaskItem`.
+    ``body``, ``frames`` and ``stored`` are as of :class:`TaskItem`. ``worker`` is the number of the worker that ran it,
+    as its manager knows it.
     """
 
     key: int
@@ -128,7 +132,7 @@ class ResultItem(msgspec.Struct, array_like=True, gc=False):
     body: bytes
     frames: Count = 0
     duration_us: int = 0
-    where: str | None = None
+    worker: int = NO_WORKER
     stored: Stored | None = None
 
 
@@ -208,10 +212,15 @@ class Tasks(msgspec.Struct, array_like=True, tag="T"):
 
 
 class Results(msgspec.Struct, array_like=True, tag="R"):
-    """Ended attempts; ``capacity`` is how many the sending manager wants to have at a time."""
+    """Ended attempts; ``capacity`` is how many the sending manager wants to have at a time.
+
+    To the executor, with the block and the host that they are of.
+    """
 
     results: list[ResultItem]
     capacity: int = 0
+    block_id: str = ""
+    hostname: str = ""
 
 
 class Cancel(msgspec.Struct, array_like=True, tag="C"):

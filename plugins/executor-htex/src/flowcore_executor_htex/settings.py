@@ -53,7 +53,6 @@ class ManagerSettings(_Settings, frozen=True):
 
     ``store`` is the folder for large arguments and results on this host; without one they travel with their messages.
     ``sample_period_s`` is the time between two samples of what an attempt uses; 0: at its start and end; None: none.
-    ``tell_where``: say of every attempt where it ran, not only of those that failed.
     """
 
     addresses: tuple[str, ...]
@@ -77,7 +76,6 @@ class ManagerSettings(_Settings, frozen=True):
     mpi_mode: bool = False
     mpi_launcher: str = "mpiexec"
     sample_period_s: float | None = None
-    tell_where: bool = False
     server_public_key: str = ""
     public_key: str = ""
     secret_key: str = ""
@@ -97,7 +95,6 @@ class WorkerSettings(msgspec.Struct, frozen=True):
     store: str = ""
     rank: int = 0
     page: int = -1
-    tell_where: bool = False
 
 
 def write(path: Path, settings: ManagerSettings) -> None:

@@ -48,6 +48,8 @@ MANY_LINGER_S = 0.002
 FEW = 4
 #: The sender's thread goes to sleep after this many empty rounds.
 PATIENCE = 20
+#: So many nodes are remembered at a time.
+MAX_PLACES = 1000
 
 #: An attempt's key on the wire is its task's number and, in the low bits, its try's.
 _TRY_BITS = 16
@@ -61,6 +63,24 @@ def key_of(task_id: int, try_id: int) -> int:
 def attempt_of(key: int) -> tuple[int, int]:
     """Return the (task_id, try_id) of a key."""
     return key >> _TRY_BITS, key & (1 << _TRY_BITS) - 1
+
+
+class _Places(dict[int, str | None]):
+    """What is said of where attempts ran, by worker; texts are made once.
+
+    Args:
+        block_id, hostname: of the workers; empty for what no node has seen.
+    """
+
+    def __init__(self, block_id: str, hostname: str) -> None:
+        self._node = f"block {block_id}, host {hostname}" if block_id else None
+
+    def __missing__(self, worker: int) -> str | None:
+        where = self._node
+        if where is not None and worker != protocol.NO_WORKER:
+            where += f", worker {worker}"
+        self[worker] = where
+        return where
 
 
 class Connection:
@@ -100,6 +120,8 @@ class Connection:
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._lock = threading.Lock()
         self._functions = FunctionCache()
+        #: By block and host.
+        self._places: dict[tuple[str, str], _Places] = {}
         #: The function of each attempt that is not reported, by key.
         self.outstanding: dict[int, bytes] = {}
         self._items: list[TaskItem] = []
@@ -298,7 +320,7 @@ class Connection:
                 logger.error("a message of the interchange is ignored: %s", error)
                 continue
             if isinstance(message, protocol.Results):
-                self._take_results(message.results, payload, results)
+                self._take_results(message, payload, results)
             elif isinstance(message, protocol.Managers):
                 self._on_managers(message)
                 if self._store is not None:
@@ -318,11 +340,12 @@ class Connection:
             for message in samples:
                 self._on_samples(message)
 
-    def _take_results(self, items: Sequence[ResultItem], payload: Sequence[Any], results: list[AttemptResult]) -> None:
+    def _take_results(self, message: protocol.Results, payload: Sequence[Any], results: list[AttemptResult]) -> None:
         position = 0
         pop = self.outstanding.pop
+        places = self._places_of(message.block_id, message.hostname)
         with self._lock:
-            for item in items:
+            for item in message.results:
                 frames: Sequence[Any] = ()
                 if item.frames:
                     frames = payload[position : position + item.frames]
@@ -341,8 +364,16 @@ class Connection:
                         self._set_value(result, item, frames)
                 else:
                     result.error = self._error(item, frames)
-                result.where = item.where
+                result.where = places[item.worker]
                 results.append(result)
+
+    def _places_of(self, block_id: str, hostname: str) -> _Places:
+        places = self._places.get((block_id, hostname))
+        if places is None:
+            if len(self._places) == MAX_PLACES:
+                self._places.clear()
+            places = self._places[block_id, hostname] = _Places(block_id, hostname)
+        return places
 
     def _forget(self) -> None:
         # With the lock held.

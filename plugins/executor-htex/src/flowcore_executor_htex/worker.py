@@ -78,8 +78,6 @@ class Worker:
         self._store = ""
         self._claims = Claims(-1)
         self._broken: ExecutorError | None = None
-        #: What results say of where they were made.
-        self._told: str | None = None
         #: While samples are taken.
         self._usage: Usage | None = None
 
@@ -107,7 +105,6 @@ class Worker:
     def _set_up(self, header: bytes) -> None:
         setup = msgspec.msgpack.decode(header, type=WorkerSettings)
         self._where = setup.where
-        self._told = setup.where if setup.tell_where else None
         self._cpus = setup.cpus
         self._store = setup.store
         self._claims = Claims(setup.tokens)
@@ -160,8 +157,7 @@ class Worker:
         if overran:
             # Before the result: what the attempt had for itself is free only when this process is gone.
             self._send(_OVERRAN, [])
-        where = self._where if kind == protocol.ERROR else self._told
-        result = protocol.ResultItem(item.key, kind, body, len(buffers), duration_us, where)
+        result = protocol.ResultItem(item.key, kind, body, len(buffers), duration_us)
         if buffers or len(body) >= LARGE:
             self._send_large(result, buffers)
         else:
