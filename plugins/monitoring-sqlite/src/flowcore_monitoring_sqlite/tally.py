@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, delete, func, select, update
+from sqlalchemy import Connection, bindparam, delete, func, select, update
 
 from flowcore.plugins.api import TaskEvent
 from flowcore_monitoring_sqlite import records, schema
@@ -39,6 +39,31 @@ def _start_of(kind: str, *facts: Any) -> bytes:
 #: How a record with tasks begins, and the last one.
 _TASKS = _start_of(records.TASKS, *TaskEvent._fields)
 _END = _start_of(records.END, {})
+
+
+# Made once: to make a statement takes longer than the database takes for it.
+_INSERT = schema.tally.insert().values(
+    run_id=bindparam("run"), task_func_name=bindparam("name"), task_state=bindparam("state"),
+    task_count=bindparam("count"),
+)  # fmt: skip
+_UPDATE = (
+    update(schema.tally)
+    .where(
+        schema.tally.c.run_id == bindparam("run"),
+        schema.tally.c.task_func_name == bindparam("name"),
+        schema.tally.c.task_state == bindparam("state"),
+    )
+    .values(task_count=bindparam("count"))
+)
+_NOTE = schema.progress.insert()
+#: All but the newest of those that are old: what has ended since is seen from it.
+_FORGET = delete(schema.progress).where(
+    schema.progress.c.run_id == bindparam("run"),
+    schema.progress.c.timestamp
+    < select(func.max(schema.progress.c.timestamp))
+    .where(schema.progress.c.run_id == bindparam("run"), schema.progress.c.timestamp < bindparam("old"))
+    .scalar_subquery(),
+)
 
 
 class Tally:
@@ -128,37 +153,28 @@ class Tally:
             Moved: another process has counted meanwhile.
         """
         move(connection, self._run_id, self._written, self.position, COUNTED)
-        table = schema.tally
-        for name, state in sorted(self._changed):
-            count = self._counts[name, state]
-            row = {"run_id": self._run_id, "task_func_name": name, "task_state": state}
-            if (name, state) not in self._known:
-                connection.execute(table.insert().values(**row, task_count=count))
-                self._known.add((name, state))
-            else:
-                where = [table.c[column] == value for column, value in row.items()]
-                connection.execute(update(table).where(*where).values(task_count=count))
+        for statement, names in (
+            (_INSERT, self._changed - self._known),
+            (_UPDATE, self._changed & self._known),
+        ):
+            if names:
+                connection.execute(statement, [self._row(*key) for key in sorted(names)])
         if self._changed:
             self._note(connection)
+        self._known |= self._changed
         self._changed.clear()
         self._written = self.position
+
+    def _row(self, name: str, state: str) -> dict[str, Any]:
+        return {"run": self._run_id, "name": name, "state": state, "count": self._counts[name, state]}
 
     def close(self) -> None:
         """Close the journal. Idempotent."""
         self._reader.close()
 
     def _note(self, connection: Connection) -> None:
-        notes = schema.progress
         if self._noted_at is not None and self._at - self._noted_at < NOTE_S:
             return
         self._noted_at = self._at
-        connection.execute(
-            notes.insert().values(run_id=self._run_id, timestamp=self._at, tasks_ended=self._tasks_ended)
-        )
-        # All but the newest of those that are old: what has ended since is seen from it.
-        old = select(func.max(notes.c.timestamp)).where(
-            notes.c.run_id == self._run_id, notes.c.timestamp < self._at - KEEP_S
-        )
-        connection.execute(
-            delete(notes).where(notes.c.run_id == self._run_id, notes.c.timestamp < old.scalar_subquery())
-        )
+        connection.execute(_NOTE, {"run_id": self._run_id, "timestamp": self._at, "tasks_ended": self._tasks_ended})
+        connection.execute(_FORGET, {"run": self._run_id, "old": self._at - KEEP_S})

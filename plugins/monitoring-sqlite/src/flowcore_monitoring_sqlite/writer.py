@@ -41,10 +41,10 @@ from flowcore_monitoring_sqlite.tally import Tally
 logger = logging.getLogger("flowcore.monitoring.writer")
 
 #: Seconds between two looks at the journal.
-PERIOD_S = 0.4
-#: Bytes of the journal that go into one transaction, about, and while processors are short.
-BATCH_BYTES = 4 * 1024 * 1024
-SMALL_BATCH_BYTES = 256 * 1024
+PERIOD_S = 0.5
+#: Bytes of the journal that go into one transaction, about, and once the end of the run waits for them.
+BATCH_BYTES = 256 * 1024
+LAST_BATCH_BYTES = 4 * 1024 * 1024
 #: Seconds between two signs of life of a run in which nothing happens.
 BEAT_S = 10.0
 #: Seconds before a database that refused is asked again, at first and at most.
@@ -56,7 +56,7 @@ ORPHAN_S = 600.0
 NICE = 10
 #: The share of one processor that the writer takes for rows while processors are short, as long as the end of the run
 #: need not wait for more than so many bytes of the journal.
-SHARE = 0.05
+SHARE = 0.02
 BACKLOG_BYTES = 256 * 1024 * 1024
 #: With fewer idle processors than so many, they are short.
 FREE = 1.0
@@ -214,9 +214,7 @@ class Writer:
         before = self._reader.position
         batch = recorder.Batch(self._run_id, dict(self._free))
         try:
-            # All that there is, once the end of the run waits for it.
-            slowly = self._pace.short and not (self._tally.ended or gone)
-            for record in self._reader.read(SMALL_BATCH_BYTES if slowly else BATCH_BYTES):
+            for record in self._reader.read(LAST_BATCH_BYTES if self._tally.ended or gone else BATCH_BYTES):
                 batch.add(record)
         except JournalError:
             if self._reader.position == before:
@@ -331,14 +329,20 @@ class Pace:
 
     def __init__(self) -> None:
         self._idle, self._at, self._used = idle_s(), time.perf_counter(), time.process_time()
-        #: Whether processors are short.
-        self.short = False
+        #: Whether processors were short before the batch.
+        self._short = False
 
     def begin(self) -> None:
         """Begin to look at a batch, after a rest."""
+        self._short, _, _ = self._look()
+
+    def _look(self) -> tuple[bool, float, float]:
+        """Return whether processors were short since the last look, the seconds, and those of a processor used here."""
         idle, at, used = idle_s(), time.perf_counter(), time.process_time()
-        self.short = idle - self._idle + used - self._used < FREE * (at - self._at)
+        took, mine = at - self._at, used - self._used
+        short = idle - self._idle + mine < FREE * took
         self._idle, self._at, self._used = idle, at, used
+        return short, took, mine
 
     def after(self, left_bytes: int) -> float:
         """Return the seconds to step back after a batch.
@@ -346,11 +350,10 @@ class Pace:
         Args:
             left_bytes: what the journal has beyond it.
         """
-        took, used = time.perf_counter() - self._at, time.process_time() - self._used
-        self.short = self.short or took > 1.3 * used
+        short, took, used = self._look()
         if left_bytes > BACKLOG_BYTES:
             return 0.0
-        if not self.short:
+        if not (short or self._short or took > 1.3 * used):
             return 0.0 if left_bytes > BATCH_BYTES else PERIOD_S
         return max(PERIOD_S, min(used * (1 / SHARE - 1), LONGEST_STEP_S))
 
