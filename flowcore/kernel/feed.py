@@ -6,7 +6,9 @@ listens; here they are taken away and told.
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +16,9 @@ from flowcore.plugins.hooks import HookManager
 from flowcore.plugins.hookspecs import AttemptEvent, RunInfo, TaskEvent, TaskEvents
 
 #: Seconds for which steps are gathered before they are delivered together.
-PERIOD_S = 0.5
+PERIOD_S = 0.1
+#: Seconds for which a call is held back: most tasks are over by then, and all that happened to them is told at once.
+HELD_S = 0.5
 
 
 class EventFeed:
@@ -35,11 +39,12 @@ class EventFeed:
         #: Whether anybody listens.
         self.active = self._wants_tasks or self._wants_attempts
 
-    def start(self, take: Callable[[], list[Any]]) -> None:
+    def start(self, take: Callable[[float], list[Any]]) -> None:
         """Start delivering, if anybody listens.
 
         Args:
-            take: returns the steps since it was called last: the fields of TaskEvents, one behind the other.
+            take: returns the steps since it was called last: the fields of TaskEvents, one behind the other. It is
+                given the time, in epoch seconds, before which a call was made that is told without anything else.
         """
         if self.active:
             self._thread = threading.Thread(target=self._deliver, args=(take,), name="flowcore-events", daemon=True)
@@ -52,10 +57,10 @@ class EventFeed:
             self._thread.join()
             self._thread = None
 
-    def _deliver(self, take: Callable[[], list[Any]]) -> None:
+    def _deliver(self, take: Callable[[float], list[Any]]) -> None:
         stopping = False
         while True:
-            steps = take()
+            steps = take(math.inf if stopping else time.time() - HELD_S)
             if steps:
                 self._tell(TaskEvents(steps))
             elif stopping:

@@ -8,6 +8,7 @@ raises with the last events of its task.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -340,15 +341,19 @@ class Machine:
         self._handlers[type(event)](event, actions)
         return actions
 
-    def take_steps(self) -> list[Any]:
+    def take_steps(self, called_before: float = math.inf) -> list[Any]:
         """Return the changes of tasks' states since the last call: the fields of TaskEvents.
 
         They stand one event behind the other, those of a task in their order.
+
+        Args:
+            called_before: epoch seconds; of tasks that were called later nothing is told until more than that happens.
         """
         newest, self._steps = self._steps, []
-        for task in self._untold.values():
+        # They are in the order of their calls.
+        for task in list(itertools.takewhile(lambda task: task.time_invoked < called_before, self._untold.values())):
+            del self._untold[task.id]
             self._tell_call(task, task.state)
-        self._untold = {}
         self._steps += newest
         taken, self._steps = self._steps, []
         return taken
@@ -370,7 +375,7 @@ class Machine:
         task.state = state
         self._history.append((task.id, event, state))
         if self._keep_steps:
-            # Most tasks are soon over. All that happened to them is one step then: each has its price.
+            # Most tasks are soon over: all that happened to them is one step then, since each has its price.
             if before is UNSCHED:
                 self._untold[task.id] = task
             elif state is not LAUNCHED or task.id not in self._untold:

@@ -32,7 +32,7 @@ END = "end"
 
 #: Characters of an error's text that are kept, and of its notes and its traceback each.
 TEXT_LIMIT = 8000
-#: Tracebacks that are kept of one batch (half a second).
+#: Tracebacks that are kept of one batch (a tenth of a second).
 TRACEBACKS = 20
 #: Calls of a traceback that are kept, the innermost ones.
 FRAMES = 12

@@ -43,7 +43,7 @@ logger = logging.getLogger("flowcore.monitoring.writer")
 #: Seconds between two looks at the journal.
 PERIOD_S = 0.5
 #: Bytes of the journal that go into one transaction, about, and once the end of the run waits for them.
-BATCH_BYTES = 256 * 1024
+BATCH_BYTES = 128 * 1024
 LAST_BATCH_BYTES = 4 * 1024 * 1024
 #: Seconds between two signs of life of a run in which nothing happens.
 BEAT_S = 10.0
