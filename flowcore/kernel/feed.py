@@ -6,9 +6,7 @@ listens; here they are taken away and told.
 
 from __future__ import annotations
 
-import math
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -44,7 +42,7 @@ class EventFeed:
 
         Args:
             take: returns the steps since it was called last: the fields of TaskEvents, one behind the other. It is
-                given the time, in epoch seconds, before which a call was made that is told without anything else.
+                given the seconds for which calls are held back.
         """
         if self.active:
             self._thread = threading.Thread(target=self._deliver, args=(take,), name="flowcore-events", daemon=True)
@@ -60,7 +58,7 @@ class EventFeed:
     def _deliver(self, take: Callable[[float], list[Any]]) -> None:
         stopping = False
         while True:
-            steps = take(math.inf if stopping else time.time() - HELD_S)
+            steps = take(0.0 if stopping else HELD_S)
             if steps:
                 self._tell(TaskEvents(steps))
             elif stopping:

@@ -198,10 +198,10 @@ class Kernel:
         """Return the records of the tasks that are not over, or of all if they are kept. To be read only."""
         return list(self._machine.tasks.values())
 
-    def take_steps(self, called_before: float) -> list[Any]:
+    def take_steps(self, held_s: float) -> list[Any]:
         """Return the changes of tasks' states since the last call: see :meth:`machine.Machine.take_steps`."""
         with self._lock:
-            return self._machine.take_steps(called_before)
+            return self._machine.take_steps(time.time(), held_s)
 
     def task_status(self, task_id: int) -> str:
         """Return the name of a task's state; ``unsched`` for one that is not known (any more)."""

@@ -278,7 +278,7 @@ PENDING = States.pending
 RUNNING = States.running
 RUNNING_ENDED = States.running_ended
 UNSCHED = States.unsched
-_NAMES = {state: None if state is UNSCHED else state.name for state in States}
+_NAMES = {state: state.name for state in States}
 
 #: How many of the last steps, of all tasks, are remembered for the message of an InvalidTransition.
 HISTORY = 2000
@@ -341,17 +341,23 @@ class Machine:
         self._handlers[type(event)](event, actions)
         return actions
 
-    def take_steps(self, called_before: float = math.inf) -> list[Any]:
+    def take_steps(self, now: float = 0.0, held_s: float = 0.0) -> list[Any]:
         """Return the changes of tasks' states since the last call: the fields of TaskEvents.
 
         They stand one event behind the other, those of a task in their order.
 
         Args:
-            called_before: epoch seconds; of tasks that were called later nothing is told until more than that happens.
+            now: epoch seconds.
+            held_s: tasks that were called within so many seconds before are not told of until more happens to them.
         """
         newest, self._steps = self._steps, []
+
+        def due(task: Task) -> bool:
+            # So too if the clock was set back meanwhile.
+            return not 0 <= now - task.time_invoked < held_s
+
         # They are in the order of their calls.
-        for task in list(itertools.takewhile(lambda task: task.time_invoked < called_before, self._untold.values())):
+        for task in list(itertools.takewhile(due, self._untold.values())):
             del self._untold[task.id]
             self._tell_call(task, task.state)
         self._steps += newest

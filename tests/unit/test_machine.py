@@ -877,6 +877,26 @@ def test_what_is_over_soon_is_one_step():
     assert TaskEvents(machine.take_steps()).columns[4] == ["launched"]
 
 
+def test_calls_are_held_back_for_a_while():
+    machine = m.Machine(keep_steps=True)
+    tasks = [new_task(i) for i in range(4)]
+    for at, task in enumerate(tasks):
+        machine.handle(m.Submitted(task, (), 10.0 + at))
+    machine.handle(ended(tasks[3], 1))
+
+    def told(*when):
+        return [(e.task_id, e.state) for e in TaskEvents(machine.take_steps(*when))]
+
+    # Those of 10 and 11 are old enough; that of 12 is not, and that of 13 is over.
+    assert told(12.5, 1.0) == [
+        *((i, state) for i in (0, 1) for state in ("pending", "launched")),
+        *((3, state) for state in ("pending", "launched", "exec_done")),
+    ]
+    assert told(12.6, 1.0) == []
+    # The clock was set back: nobody waits until it is there again.
+    assert told(5.0, 1.0) == [(2, "pending"), (2, "launched")]
+
+
 def test_an_attempt_that_is_cancelled_ends_with_its_task():
     machine, task = m.Machine(retries=1, keep_steps=True), new_task(0)
     task.executor = "one"

@@ -44,7 +44,7 @@ logger = logging.getLogger("flowcore.monitoring.writer")
 PERIOD_S = 0.5
 #: Bytes of the journal that go into one transaction, about, and once the end of the run waits for them.
 BATCH_BYTES = 128 * 1024
-LAST_BATCH_BYTES = 4 * 1024 * 1024
+LAST_BATCH_BYTES = 1024 * 1024
 #: Seconds between two signs of life of a run in which nothing happens.
 BEAT_S = 10.0
 #: Seconds before a database that refused is asked again, at first and at most.
@@ -57,7 +57,7 @@ NICE = 10
 #: The share of one processor that the writer takes for rows while processors are short, as long as the end of the run
 #: need not wait for more than so many bytes of the journal.
 SHARE = 0.02
-BACKLOG_BYTES = 256 * 1024 * 1024
+BACKLOG_BYTES = 96 * 1024 * 1024
 #: With fewer idle processors than so many, they are short.
 FREE = 1.0
 #: Seconds that it steps back at a time, at most.
