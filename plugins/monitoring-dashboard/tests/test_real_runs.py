@@ -130,7 +130,8 @@ def test_a_run_that_was_killed_says_that_it_was_interrupted(client_of, url: str)
 
         def recorded() -> bool:
             with database.reading(url) as connection:
-                return any(run.completed == 20 for run in queries.runs(connection))
+                counts = [queries.counts_by_state(connection, run.run_id) for run in queries.runs(connection)]
+                return counts == [{"exec_done": 20, "launched": 1}]
 
         eventually(recorded, WAIT_S, "the tasks in the database")
     finally:
