@@ -705,7 +705,8 @@ def test_garbage_for_results_fails_their_tasks_and_nothing_else(
     for key in keys[:-1]:
         body = rng.choice([b"", garbage(rng), msgspec.msgpack.encode([1, "x"]), pickle.dumps(strange(rng))])
         frames = [garbage(rng)] * rng.choice([0, 0, 1, 2])
-        item = [key, rng.randrange(8), body, len(frames), rng.choice([-1, 5, 2**62]), None, rng.choice(stored)]
+        took_us, worker = rng.choice([-1, 5, 2**62]), rng.choice([-1, 5, 2**20 - 1])
+        item = [key, rng.randrange(8), body, len(frames), took_us, worker, rng.choice(stored)]
         only.send_multipart([msgspec.msgpack.encode(["R", [item], 1000]), *frames])
     good = protocol.ResultItem(keys[-1], protocol.VALUE, pickle.dumps(598))
     only.send_multipart(protocol.encode(protocol.Results([good], 1000)))

@@ -32,8 +32,7 @@ LAST_WORDS_S = 2.0
 LOOK_AT = 64
 #: Such attempts that are set aside at a time, while there is no place for them; more wait in the queue.
 SET_ASIDE = 8
-#: More than any node has, so a number beyond it is a mistake.
-MAX_SLOTS = 1 << 20
+#: Attempts that a manager may ask for at a time.
 MAX_CAPACITY = 1 << 24
 
 #: Where a message goes: a manager's identity, or None for the executor.
@@ -175,7 +174,7 @@ class Dispatcher:
         """Take a manager in, or refuse it."""
         self._now = now
         reason = protocol.refusal(greeting)
-        if reason is None and not 1 <= greeting.slots <= MAX_SLOTS:
+        if reason is None and not 1 <= greeting.slots <= protocol.MAX_SLOTS:
             reason = f"the manager on {greeting.hostname} says that it has {greeting.slots} workers"
         left_s = float("inf") if greeting.left_s is None else greeting.left_s
         # Not "below 0": that is false of what is not a number, too.

@@ -28,6 +28,8 @@ PYTHON = ".".join(platform.python_version_tuple()[:2])
 
 #: In :class:`ResultItem.worker`: of an attempt that no worker ran to its end.
 NO_WORKER = -1
+#: Workers of a manager at most: more than any node has, so a number beyond it is a mistake.
+MAX_SLOTS = 1 << 20
 
 #: How an attempt ended, in :class:`ResultItem.kind`.
 VALUE = 0
@@ -132,7 +134,7 @@ class ResultItem(msgspec.Struct, array_like=True, gc=False):
     body: bytes
     frames: Count = 0
     duration_us: int = 0
-    worker: int = NO_WORKER
+    worker: Annotated[int, msgspec.Meta(ge=NO_WORKER, lt=MAX_SLOTS)] = NO_WORKER
     stored: Stored | None = None
 
 
