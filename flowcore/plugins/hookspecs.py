@@ -264,7 +264,10 @@ def flowcore_run_finished(run: RunInfo, task_counts: dict[str, int]) -> None:
 
 @hookspec
 def flowcore_task_events(run: RunInfo, events: TaskEvents) -> None:
-    """Tasks changed their states; in the order of the changes, each once. Event thread."""
+    """Tasks changed their states; each change once, those of one task in their order. Event thread.
+
+    A call is told half a second later, or with what happens to its task next.
+    """
 
 
 @hookspec

@@ -336,14 +336,6 @@ class Pace:
         """Begin to look at a batch, after a rest."""
         self._short, _, _ = self._look()
 
-    def _look(self) -> tuple[bool, float, float]:
-        """Return whether processors were short since the last look, the seconds, and those of a processor used here."""
-        idle, at, used = idle_s(), time.perf_counter(), time.process_time()
-        took, mine = at - self._at, used - self._used
-        short = idle - self._idle + mine < FREE * took
-        self._idle, self._at, self._used = idle, at, used
-        return short, took, mine
-
     def after(self, left_bytes: int) -> float:
         """Return the seconds to step back after a batch.
 
@@ -356,6 +348,14 @@ class Pace:
         if not (short or self._short or took > 1.3 * used):
             return 0.0 if left_bytes > BATCH_BYTES else PERIOD_S
         return max(PERIOD_S, min(used * (1 / SHARE - 1), LONGEST_STEP_S))
+
+    def _look(self) -> tuple[bool, float, float]:
+        """Return whether processors were short since the last look, the seconds, and those of a processor used here."""
+        idle, at, used = idle_s(), time.perf_counter(), time.process_time()
+        took, mine = at - self._at, used - self._used
+        short = idle - self._idle + mine < FREE * took
+        self._idle, self._at, self._used = idle, at, used
+        return short, took, mine
 
 
 def idle_s() -> float:
